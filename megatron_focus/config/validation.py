@@ -1,0 +1,247 @@
+"""Cross-checks of a configuration: what single fields cannot know of each other.
+
+Each refusal is one sentence that names the keys, their values and what to change. All of them are collected, so a user
+sees every problem at once.
+"""
+
+import importlib.util
+
+from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
+
+KERNELS = ("1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4")
+MODULES = ("vision_tower", "projector", "vision_sampler", "language_model")
+
+
+def validate(config: RunConfig, world_size: int) -> None:
+    """Check ``config`` for a run on ``world_size`` ranks.
+
+    Raises:
+        ValueError: at least one check failed; the message lists all of them.
+    """
+    problems = [
+        *_model_problems(config.model),
+        *_parallel_problems(config, world_size),
+        *_training_problems(config),
+    ]
+    if problems:
+        raise ValueError("the configuration cannot run:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def padded_vocab_size(config: ModelConfig) -> int:
+    """Rows of the embedding, tokens and padding together."""
+    multiple = config.language.make_vocab_size_divisible_by
+    return -(-config.language.vocab_size // multiple) * multiple
+
+
+def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> list[str]:
+    return [] if value in allowed else [f"{key}={value!r} is unknown; use one of {', '.join(map(str, allowed))}"]
+
+
+def _model_problems(model: ModelConfig) -> list[str]:
+    problems: list[str] = []
+    image, vision, language = model.image, model.vision, model.language
+    if image.tile_size % image.patch_size:
+        problems.append(
+            f"model.image.tile_size={image.tile_size} is not a multiple of model.image.patch_size={image.patch_size}"
+        )
+    for pinpoint in image.grid_pinpoints:
+        if len(pinpoint) != 2 or any(side <= 0 or side % image.tile_size for side in pinpoint):
+            problems.append(
+                f"model.image.grid_pinpoints has {pinpoint}: both sides must be multiples of "
+                f"model.image.tile_size={image.tile_size}"
+            )
+    if vision.num_layers < 2:
+        problems.append(
+            f"model.vision.num_layers={vision.num_layers}: the penultimate features need at least 2 layers"
+        )
+    for name, part in (("vision", vision), ("language", language)):
+        if part.hidden_size % part.num_attention_heads:
+            problems.append(
+                f"model.{name}.hidden_size={part.hidden_size} is not a multiple of "
+                f"model.{name}.num_attention_heads={part.num_attention_heads}"
+            )
+    if language.num_attention_heads % language.num_query_groups:
+        problems.append(
+            f"model.language.num_attention_heads={language.num_attention_heads} is not a multiple of "
+            f"model.language.num_query_groups={language.num_query_groups}"
+        )
+    problems += _one_of("model.language.architecture", language.architecture, ("llama", "qwen2", "mistral"))
+    problems += _one_of("model.transformer_impl", model.transformer_impl, ("local", "transformer_engine"))
+    if model.transformer_impl == "transformer_engine" and importlib.util.find_spec("transformer_engine") is None:
+        problems.append(
+            "model.transformer_impl=transformer_engine, but Transformer Engine is not installed: install the 'gpu' "
+            "extra, or set model.transformer_impl=local"
+        )
+    return problems + _vision_sampler_problems(model) + _text_sampler_problems(model)
+
+
+def _vision_sampler_problems(model: ModelConfig) -> list[str]:
+    sampler, problems = model.vision_sampler, []
+    cells = model.image.cells_per_side
+    problems += _one_of("model.vision_sampler.score_pooling", sampler.score_pooling, ("max", "mean"))
+    problems += _one_of("model.vision_sampler.gate", sampler.gate, ("paper", "ste", "switch"))
+    problems += _one_of("model.vision_sampler.global_view", sampler.global_view, ("compress", "keep", "drop"))
+    problems += _one_of("model.vision_sampler.window", sampler.window, (1, 2, 4, 8, 12))
+    if not sampler.enabled:
+        return problems
+    if sampler.window > 0 and cells % sampler.window:
+        problems.append(
+            f"model.vision_sampler.window={sampler.window} does not divide the {cells} cells along a tile "
+            f"(tile_size {model.image.tile_size} / patch_size {model.image.patch_size})"
+        )
+    allowed = ("1x1", "discard") if sampler.window == 1 else KERNELS
+    for scale in sampler.scales:
+        if scale not in allowed:
+            problems.append(
+                f"model.vision_sampler.scales has {scale!r}, which window {sampler.window} does not offer; "
+                f"use some of {', '.join(allowed)}"
+            )
+        elif scale != "discard" and any(sampler.window % int(side) for side in scale.split("x")):
+            problems.append(
+                f"model.vision_sampler.scales has {scale!r}, which does not fit into window {sampler.window}"
+            )
+    order = [s for s in (*KERNELS, "discard") if s in sampler.scales]
+    if sampler.scales != order:
+        problems.append(
+            f"model.vision_sampler.scales={sampler.scales} must name each scale once, finest first: {order}"
+        )
+    weights = sampler.balance_weights
+    if weights is not None and (
+        len(weights) != len(sampler.scales) or abs(sum(weights) - len(weights)) > 1e-6 or min(weights) < 0
+    ):
+        problems.append(
+            f"model.vision_sampler.balance_weights={weights} must be one weight >= 0 a scale, "
+            f"{len(sampler.scales)} in all, with the sum {len(sampler.scales)} (Eq. 10)"
+        )
+    return problems
+
+
+def _text_sampler_problems(model: ModelConfig) -> list[str]:
+    sampler, layers = model.text_sampler, model.language.num_layers
+    problems = _one_of("model.text_sampler.mode", sampler.mode, ("off", "direct", "train", "random"))
+    if sampler.mode == "off":
+        return problems
+    if not 0 <= sampler.layer < layers:
+        problems.append(f"model.text_sampler.layer={sampler.layer} is not a layer: use 0 to {layers - 1}")
+    if sampler.gamma <= 0:
+        problems.append(f"model.text_sampler.gamma={sampler.gamma} must be above 0")
+    if sampler.mode == "random":
+        span = sampler.layer_range
+        if len(span) != 2 or not 0 <= span[0] <= span[1] < layers:
+            problems.append(
+                f"model.text_sampler.layer_range={span} must be [first, last] within layers 0 to {layers - 1}"
+            )
+        gammas = sampler.gamma_range
+        if len(gammas) != 2 or not 0 < gammas[0] <= gammas[1]:
+            problems.append(f"model.text_sampler.gamma_range={gammas} must be [low, high] with 0 < low <= high")
+    return problems
+
+
+def _parallel_problems(config: RunConfig, world_size: int) -> list[str]:
+    parallel, model, problems = config.parallel, config.model, []
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if parallel.context_parallel_size != 1:
+        problems.append(
+            f"parallel.context_parallel_size={parallel.context_parallel_size}: context parallelism splits every sample "
+            "over ranks, but each sample drops other tokens, so the shards would fall out of balance and lose their "
+            "sample boundaries; set it to 1 and use parallel.sequence_parallel=true for long rows"
+        )
+    if tp < 1 or pp < 1 or world_size % (tp * pp):
+        problems.append(
+            f"{world_size} ranks cannot be divided into parallel.tensor_model_parallel_size={tp} x "
+            f"parallel.pipeline_model_parallel_size={pp}; start a multiple of {tp * pp} ranks"
+        )
+    for key, value in (
+        ("model.vision.num_attention_heads", model.vision.num_attention_heads),
+        ("model.vision.ffn_hidden_size", model.vision.ffn_hidden_size),
+        ("model.language.num_attention_heads", model.language.num_attention_heads),
+        ("model.language.ffn_hidden_size", model.language.ffn_hidden_size),
+        ("the padded vocabulary (model.language.make_vocab_size_divisible_by)", padded_vocab_size(model)),
+    ):
+        if value % tp:
+            problems.append(f"{key}={value} is not a multiple of parallel.tensor_model_parallel_size={tp}")
+    groups = model.language.num_query_groups
+    if groups % tp and tp % groups:
+        problems.append(
+            f"model.language.num_query_groups={groups} and parallel.tensor_model_parallel_size={tp}: "
+            "one must be a multiple of the other"
+        )
+    if parallel.sequence_parallel and tp == 1:
+        problems.append("parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size of 2 or more")
+    return problems + _pipeline_problems(parallel, model) + _recompute_problems(parallel)
+
+
+def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str]:
+    problems: list[str] = []
+    pp, vpp = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
+    if vpp is not None:
+        if pp < 2 or vpp < 2:
+            problems.append(
+                f"parallel.virtual_pipeline_model_parallel_size={vpp} needs at least 2 chunks and "
+                f"parallel.pipeline_model_parallel_size of 2 or more (it is {pp})"
+            )
+        if pp == 2 and not parallel.overlap_p2p_comm:
+            problems.append(
+                "the interleaved schedule over 2 stages needs parallel.overlap_p2p_comm=true: its two neighbours are "
+                "the same rank, and without overlap their messages meet in the wrong order"
+            )
+    if parallel.overlap_p2p_comm and vpp is None:
+        problems.append(
+            "parallel.overlap_p2p_comm=true belongs to the interleaved schedule; "
+            "set parallel.virtual_pipeline_model_parallel_size or switch it off"
+        )
+    if parallel.pipeline_model_parallel_layout is None and model.language.num_layers % (pp * (vpp or 1)):
+        problems.append(
+            f"model.language.num_layers={model.language.num_layers} cannot be divided evenly over {pp} stages x "
+            f"{vpp or 1} chunks; give parallel.pipeline_model_parallel_layout"
+        )
+    if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
+        problems.append(
+            "parallel.overlap_param_gather=true needs parallel.use_distributed_optimizer=true and "
+            "parallel.overlap_grad_reduce=true"
+        )
+    return problems
+
+
+def _recompute_problems(parallel: ParallelConfig) -> list[str]:
+    granularity, method = parallel.recompute_granularity, parallel.recompute_method
+    problems = _one_of("parallel.recompute_granularity", granularity, (None, "selective", "full"))
+    if granularity == "full":
+        problems += _one_of("parallel.recompute_method", method, ("uniform", "block"))
+        if not parallel.recompute_num_layers or parallel.recompute_num_layers < 1:
+            problems.append("parallel.recompute_granularity=full needs parallel.recompute_num_layers of 1 or more")
+    elif method is not None or parallel.recompute_num_layers is not None:
+        problems.append(
+            "parallel.recompute_method and parallel.recompute_num_layers belong to "
+            f"parallel.recompute_granularity=full, which is {granularity}"
+        )
+    return problems
+
+
+def _training_problems(config: RunConfig) -> list[str]:
+    training, optimizer, problems = config.training, config.optimizer, []
+    problems += _one_of("training.precision", training.precision, ("bf16", "fp32"))
+    problems += _one_of("optimizer.lr_decay_style", optimizer.lr_decay_style, ("cosine", "linear", "constant"))
+    problems += _one_of("data.chat_template", config.data.chat_template, ("llama3", "plain"))
+    problems += _one_of("data.on_bad_sample", config.data.on_bad_sample, ("error", "skip"))
+    for key, modules in (("module_lr", list(optimizer.module_lr)), ("freeze", optimizer.freeze)):
+        for module in modules:
+            problems += _one_of(f"optimizer.{key} has", module, MODULES)
+    for module in optimizer.freeze:
+        if module in optimizer.module_lr:
+            problems.append(f"optimizer.freeze and optimizer.module_lr both name {module!r}; keep one")
+    if set(MODULES) <= set(optimizer.freeze):
+        problems.append("optimizer.freeze names every module, so nothing would be trained")
+    for key, value in (
+        ("training.train_iters", training.train_iters),
+        ("training.global_batch_size", training.global_batch_size),
+        ("checkpoint.save_interval", config.checkpoint.save_interval),
+        ("logging.log_interval", config.logging.log_interval),
+    ):
+        if value < 1:
+            problems.append(f"{key}={value} must be 1 or more")
+    if not 0 <= optimizer.lr_warmup_fraction < 1:
+        problems.append(f"optimizer.lr_warmup_fraction={optimizer.lr_warmup_fraction} must be in [0, 1)")
+    if not 0 <= optimizer.min_lr <= optimizer.lr:
+        problems.append(f"optimizer.min_lr={optimizer.min_lr} must be between 0 and optimizer.lr={optimizer.lr}")
+    return problems

@@ -1,0 +1,107 @@
+"""The ``core_attention`` modules that the layer specs name: the one room for positions and attention backends.
+
+Shapes: T tokens of a packed row, n query heads and g key groups of this rank, d head size; tiles attend as [s, b, n, d].
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_emb
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor, nn
+
+from megatron_focus.models.packed_layout import PackedLayout
+
+
+@dataclass
+class PackedRowParams(PackedSeqParams):
+    """Megatron's packed-sequence parameters, with what positions and host-side lengths add."""
+
+    angles: Tensor | None = None
+    """float32 [T, 1, 1, d], RoPE angles at the tokens' original positions."""
+    seqlens: list[int] | None = None
+    """Length of each sample, on the host, so that no layer reads ``cu_seqlens`` back from the device."""
+
+
+def packed_row_params(layout: PackedLayout, angles: Tensor) -> PackedRowParams:
+    """Parameters of the attention over one row; made once for every length the row has."""
+    longest = max(layout.seqlens)
+    return PackedRowParams(
+        qkv_format="thd",
+        cu_seqlens_q=layout.cu_seqlens,
+        cu_seqlens_kv=layout.cu_seqlens,
+        max_seqlen_q=longest,
+        max_seqlen_kv=longest,
+        angles=angles,
+        seqlens=layout.seqlens,
+    )
+
+
+def rotate(tensor: Tensor, angles: Tensor, config: TransformerConfig, pg_collection: ProcessGroupCollection) -> Tensor:
+    """Apply RoPE to [T, heads, d] at the given angles."""
+    # The "sbhd" form takes one angle a row as it is; the packed form would count positions from 0 again.
+    return apply_rotary_pos_emb(tensor[:, None], angles, config, cp_group=pg_collection.cp)[:, 0]
+
+
+class PackedAttention(nn.Module):
+    """Causal attention within each sample of a packed row, on ``scaled_dot_product_attention`` (local spec)."""
+
+    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection, **_: Any) -> None:
+        super().__init__()
+        self.config, self.pg_collection = config, pg_collection
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedRowParams | None = None,
+    ) -> Tensor:
+        """[T, n, d], [T, g, d], [T, g, d] -> [T, n * d]."""
+        assert packed_seq_params is not None and packed_seq_params.angles is not None
+        assert attention_mask is None and attention_bias is None
+        query = rotate(query, packed_seq_params.angles, self.config, self.pg_collection)
+        key = rotate(key, packed_seq_params.angles, self.config, self.pg_collection)
+        seqlens = packed_seq_params.seqlens
+        # One call a sample: a block mask over the whole row would cost the square of the row's length.
+        samples = zip(*(x.transpose(0, 1).split(seqlens, dim=1) for x in (query, key, value)), strict=True)
+        outputs = [_causal(q, k, v) for q, k, v in samples]
+        return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[n, s, d], [g, s, d], [g, s, d] -> [n, s, d]."""
+    grouped = query.shape[0] != key.shape[0]
+    return nn.functional.scaled_dot_product_attention(
+        query[None], key[None], value[None], is_causal=True, enable_gqa=grouped
+    )[0]
+
+
+class TileAttention(nn.Module):
+    """Full attention within each tile, for the vision tower (local spec)."""
+
+    def __init__(self, config: TransformerConfig, **_: Any) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> Tensor:
+        """Three times [s, b, n, d] -> [s, b, n * d]."""
+        assert attention_mask is None and attention_bias is None and packed_seq_params is None
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        out = nn.functional.scaled_dot_product_attention(query, key, value)
+        return out.permute(2, 0, 1, 3).flatten(2)

@@ -1,0 +1,154 @@
+"""Vision-guided sampler: one scale for each region of the image (paper section 3.2, Eq. 1-5 and 10).
+
+Single-device mathematics. Under tensor parallelism every rank holds the same inputs and the same selector, so all ranks
+choose alike and the selector's gradient is complete on each of them.
+
+Shapes: t tiles, g cells along a tile, w window side, M windows, S scales, C hidden size, V visual tokens, I images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from megatron_focus.config.schema import VisionSamplerConfig
+from megatron_focus.samplers.window_plan import NEWLINE_SCALE, WindowPlan
+
+
+@dataclass(kw_only=True)
+class VisualTokens:
+    """The visual part of a row, images one after the other."""
+
+    tokens: Tensor
+    """[V, C]."""
+    newline: Tensor
+    """bool [V]."""
+    image: Tensor
+    """int64 [V], image of each token."""
+    lengths: Tensor
+    """int64 [I], tokens of each image."""
+    scale_counts: Tensor
+    """int64 [S], counted windows that chose each scale."""
+    balance: Tensor
+    """float32 scalar, sum over scales of w_i f_i P_i (Eq. 10 without alpha); 0 where nothing was sampled."""
+
+
+class VisionGuidedSampler(nn.Module):
+    """Scores every window against the global view and takes its tokens at the chosen scale."""
+
+    def __init__(self, config: VisionSamplerConfig, cells_per_side: int, init_std: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.selector = nn.Linear(cells_per_side**2, len(config.scales), dtype=dtype)
+        nn.init.normal_(self.selector.weight, std=init_std)
+        nn.init.zeros_(self.selector.bias)
+
+    def forward(self, features: Tensor, newline: Tensor, plan: WindowPlan) -> VisualTokens:
+        """Choose scales and gather the tokens.
+
+        Args:
+            features: [t, g * g, C], projected features of every tile, global views first of their image.
+            newline: [C], the newline embedding.
+            plan: the row's candidates, on the device of ``features``.
+        """
+        logits = self.selector_logits(features, plan)
+        probs = logits.softmax(-1)
+        choice = first_argmax(logits)
+        taken = (plan.scale == NEWLINE_SCALE) | (plan.scale == nn.functional.pad(choice, (0, 1))[plan.window])
+        gate = nn.functional.pad(self._gate(probs, choice), (0, 1), value=1.0)
+        picked = taken.nonzero().squeeze(1)
+        source = token_source(features, newline, plan, self.config.scales)
+        tokens = source[plan.source[picked]] * gate[plan.window[picked], None].to(source.dtype)
+        image = plan.image[picked]
+        chosen = nn.functional.one_hot(choice, len(self.config.scales)) * plan.window_counted[:, None]
+        return VisualTokens(
+            tokens=tokens,
+            newline=plan.newline[picked],
+            image=image,
+            lengths=torch.bincount(image, minlength=plan.num_images),
+            scale_counts=chosen.sum(0),
+            balance=self._balance(probs, chosen, plan),
+        )
+
+    def selector_logits(self, features: Tensor, plan: WindowPlan) -> Tensor:
+        """Scale logits Z of every window, float32 [M, S]; windows without a valid cell get finite, unused values."""
+        tiles, cells, channels = features.shape
+        g, w = plan.cell_valid.shape[1], self.config.window
+        grid = features.view(tiles, g // w, w, g // w, w, channels)
+        if self.config.score_pooling == "max":
+            pooled = _masked(grid, plan, w, w, -torch.inf).amax((2, 4)).float()
+            pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
+        else:
+            count = plan.cell_valid.view(tiles, g // w, w, g // w, w).sum((2, 4))
+            pooled = _masked(grid, plan, w, w, 0.0).float().sum((2, 4)) / count.clamp(min=1)[..., None]
+        context = features.float()[plan.context_tile]
+        score = torch.baddbmm(
+            features.new_zeros((), dtype=torch.float32),
+            pooled.view(tiles, -1, channels),
+            context.transpose(1, 2),
+            beta=0.0,
+            alpha=channels**-0.5,
+        )
+        logits = nn.functional.linear(score.view(-1, cells), self.selector.weight.float(), self.selector.bias.float())
+        return logits
+
+    def _gate(self, probs: Tensor, choice: Tensor) -> Tensor:
+        """Factor of each window's tokens, float32 [M] (Eq. 2 and its alternatives)."""
+        top = probs.gather(1, choice[:, None]).squeeze(1)
+        if self.config.gate == "switch":
+            return top
+        if not self.training:
+            return torch.ones_like(top)
+        return top if self.config.gate == "paper" else top / top.detach()
+
+    def _balance(self, probs: Tensor, chosen: Tensor, plan: WindowPlan) -> Tensor:
+        """Sum of w_i f_i P_i over the counted windows (Eq. 4, 5, 10)."""
+        windows = max(plan.num_windows, 1)
+        fraction = chosen.sum(0).float() / windows
+        mean_probs = (probs * plan.window_counted[:, None]).sum(0) / windows
+        if self.config.balance_weights is not None:
+            fraction = fraction * fraction.new_tensor(self.config.balance_weights)
+        return (fraction * mean_probs).sum()
+
+
+def first_argmax(logits: Tensor) -> Tensor:
+    """Index of the largest logit of each row, the first (finest) of equals; ``torch.argmax`` leaves ties open."""
+    return (logits == logits.amax(-1, keepdim=True)).int().cumsum(-1).eq(0).sum(-1)
+
+
+def baseline_tokens(features: Tensor, newline: Tensor, plan: WindowPlan) -> VisualTokens:
+    """LLaVA-NeXT's visual tokens, for a plan without scales (the sampler is off)."""
+    return VisualTokens(
+        tokens=token_source(features, newline, plan, [])[plan.source],
+        newline=plan.newline,
+        image=plan.image,
+        lengths=torch.bincount(plan.image, minlength=plan.num_images),
+        scale_counts=plan.image.new_zeros(0),
+        balance=features.new_zeros((), dtype=torch.float32),
+    )
+
+
+def token_source(features: Tensor, newline: Tensor, plan: WindowPlan, scales: list[str]) -> Tensor:
+    """Every token a window could become, [rows, C]: the cells, each pooled scale, the newline (DS[i] of Eq. 1).
+
+    A cell outside the picture never wins a maximum.
+    """
+    tiles, _, channels = features.shape
+    g = plan.cell_valid.shape[1]
+    blocks = [features.reshape(-1, channels)]
+    for scale in scales:
+        if scale in ("1x1", "discard"):
+            continue
+        kh, kw = map(int, scale.split("x"))
+        grid = features.view(tiles, g // kh, kh, g // kw, kw, channels)
+        blocks.append(_masked(grid, plan, kh, kw, -torch.inf).amax((2, 4)).reshape(-1, channels))
+    return torch.cat([*blocks, newline[None].to(features.dtype)])
+
+
+def _masked(grid: Tensor, plan: WindowPlan, kh: int, kw: int, value: float) -> Tensor:
+    """``grid`` [t, g/kh, kh, g/kw, kw, C] with cells outside the picture set to ``value``."""
+    if plan.all_valid:
+        return grid
+    tiles, g, _ = plan.cell_valid.shape
+    valid = plan.cell_valid.view(tiles, g // kh, kh, g // kw, kw, 1)
+    return grid.masked_fill(~valid, value)

@@ -1,0 +1,78 @@
+"""A model and rows small enough for two CPU cores, in which every part is present."""
+
+import torch
+
+from data_pipeline.anyres import plan_tiles
+from data_pipeline.config import ImageGeometry
+from data_pipeline.row import IGNORE_INDEX, PackedRow
+from megatron_focus.config.schema import (
+    LanguageConfig,
+    ModelConfig,
+    TextSamplerConfig,
+    VisionConfig,
+    VisionSamplerConfig,
+)
+
+IMAGE_TOKEN = 250
+GEOMETRY = ImageGeometry(
+    tile_size=56, patch_size=14, grid_pinpoints=[[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]]
+)
+
+
+def tiny_model(**language) -> ModelConfig:
+    """Tiles of 4 x 4 cells, window 2, 8 decoder layers, GQA."""
+    settings = {
+        "num_layers": 8,
+        "hidden_size": 64,
+        "ffn_hidden_size": 96,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "vocab_size": 251,
+        "make_vocab_size_divisible_by": 64,
+    }
+    return ModelConfig(
+        image=GEOMETRY,
+        vision=VisionConfig(num_layers=3, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4),
+        language=LanguageConfig(**settings | language),
+        vision_sampler=VisionSamplerConfig(window=4, scales=["1x1", "2x2", "4x4"]),
+        text_sampler=TextSamplerConfig(layer=3, gamma=0.6, layer_range=[0, 7], gamma_range=[0.4, 0.9]),
+        init_method_std=0.1,
+    )
+
+
+def make_row(seed: int, image_sizes: list[list[tuple[int, int]]]) -> PackedRow:
+    """A row with one sample per entry, which lists the (height, width) of the sample's images.
+
+    A sample is: a few tokens, its images, an instruction, an answer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(0, 240, (count,), generator=generator).tolist()
+
+    tokens, labels, instruction, starts, sizes, grids, tiles = [], [], [], [0], [], [], []
+    for images in image_sizes:
+        before, ask, answer = ids(3), ids(4 + seed % 3), ids(5)
+        sample = before + [IMAGE_TOKEN] * len(images) + ask + answer
+        first = len(sample) - len(answer)
+        tokens += sample
+        labels += [sample[i + 1] if first <= i + 1 < len(sample) else IGNORE_INDEX for i in range(len(sample))]
+        instruction += [len(images) > 0 and first - len(ask) <= i < first for i in range(len(sample))]
+        starts.append(len(tokens))
+        for height, width in images:
+            plan = plan_tiles(height, width, GEOMETRY)
+            sizes.append([height, width])
+            grids.append([plan.rows, plan.cols])
+            count = 1 + plan.rows * plan.cols
+            tiles.append(torch.randint(0, 256, (count, 3, 56, 56), generator=generator, dtype=torch.uint8))
+    return PackedRow(
+        tokens=torch.tensor(tokens),
+        labels=torch.tensor(labels),
+        instruction=torch.tensor(instruction),
+        cu_seqlens=torch.tensor(starts, dtype=torch.int32),
+        tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, 56, 56, dtype=torch.uint8),
+        grids=torch.tensor(grids, dtype=torch.int32).view(-1, 2),
+        image_sizes=torch.tensor(sizes, dtype=torch.int32).view(-1, 2),
+        sample_keys=torch.arange(len(image_sizes)) + 1000 * seed,
+        sample_ids=[f"row{seed}-{i}" for i in range(len(image_sizes))],
+    )
