@@ -123,7 +123,7 @@ class ParallelConfig:
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     virtual_pipeline_model_parallel_size: int | None = None
-    """Model chunks per pipeline stage (interleaved schedule)."""
+    """Model chunks per pipeline stage (interleaved schedule, with its messages overlapped)."""
     pipeline_model_parallel_layout: str | None = None
     """Megatron's layout string, e.g. ``"Et*5|t*9|t*9|t*9L"``: fewer layers beside the vision tower."""
     sequence_parallel: bool = False
@@ -133,8 +133,6 @@ class ParallelConfig:
     """Shard optimizer state over data-parallel ranks (ZeRO-1 and the gradient half of ZeRO-2)."""
     overlap_grad_reduce: bool = False
     overlap_param_gather: bool = False
-    overlap_p2p_comm: bool = False
-    """Overlap stage-to-stage messages with computation; needed by the interleaved schedule with two stages."""
     recompute_granularity: str | None = None
     """Null, ``selective`` (core attention) or ``full``."""
     recompute_method: str | None = None

@@ -180,16 +180,6 @@ def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str
                 f"parallel.virtual_pipeline_model_parallel_size={vpp} needs at least 2 chunks and "
                 f"parallel.pipeline_model_parallel_size of 2 or more (it is {pp})"
             )
-        if pp == 2 and not parallel.overlap_p2p_comm:
-            problems.append(
-                "the interleaved schedule over 2 stages needs parallel.overlap_p2p_comm=true: its two neighbours are "
-                "the same rank, and without overlap their messages meet in the wrong order"
-            )
-    if parallel.overlap_p2p_comm and vpp is None:
-        problems.append(
-            "parallel.overlap_p2p_comm=true belongs to the interleaved schedule; "
-            "set parallel.virtual_pipeline_model_parallel_size or switch it off"
-        )
     if parallel.pipeline_model_parallel_layout is None and model.language.num_layers % (pp * (vpp or 1)):
         problems.append(
             f"model.language.num_layers={model.language.num_layers} cannot be divided evenly over {pp} stages x "

@@ -1,5 +1,7 @@
 """Configuration -> Megatron transformer configurations -> model chunks of this rank."""
 
+from typing import Any
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.activations import quick_gelu
@@ -66,8 +68,9 @@ def language_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         pipeline_model_parallel_layout=parallel.pipeline_model_parallel_layout,
         pipeline_dtype=dtype,
-        overlap_p2p_comm=parallel.overlap_p2p_comm,
-        batch_p2p_comm=not parallel.overlap_p2p_comm,
+        # Batched messages of the interleaved schedule wait for each other in a circle (PP 2, and PP 4 with one group).
+        overlap_p2p_comm=parallel.virtual_pipeline_model_parallel_size is not None,
+        batch_p2p_comm=parallel.virtual_pipeline_model_parallel_size is None,
         sequence_parallel=parallel.sequence_parallel,
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # required by variable_seq_lengths, although there are no experts
@@ -79,6 +82,8 @@ def language_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
 def vision_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
     """Megatron's configuration of the vision tower: one layer less than published, all on the first stage."""
     vision = model.vision
+    # Megatron's own block needs whole groups; single layers always divide the tower.
+    uniform = parallel.recompute_granularity == "full" and parallel.recompute_method == "uniform"
     return TransformerConfig(
         num_layers=vision.num_layers - 1,
         hidden_size=vision.hidden_size,
@@ -89,7 +94,7 @@ def vision_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dty
         activation_func=quick_gelu,
         add_bias_linear=True,
         bias_activation_fusion=False,
-        **_common(model, parallel, dtype),
+        **_common(model, parallel, dtype, recompute_num_layers=1 if uniform else parallel.recompute_num_layers),
     )
 
 
@@ -104,12 +109,14 @@ def projector_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.
         activation_func=torch.nn.functional.gelu,
         add_bias_linear=True,
         bias_activation_fusion=False,
-        **{**_common(model, parallel, dtype), "recompute_granularity": None, "recompute_method": None}
-        | {"recompute_num_layers": None},
+        **_common(
+            model, parallel, dtype, recompute_granularity=None, recompute_method=None, recompute_num_layers=None
+        ),
     )
 
 
-def _common(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) -> dict:
+def _common(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, **overrides: Any) -> dict[str, Any]:
+    """What all three transformers share; ``overrides`` replace single values."""
     on_gpu = torch.cuda.is_available()
     return {
         "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
@@ -124,4 +131,4 @@ def _common(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype) ->
         "recompute_granularity": parallel.recompute_granularity,
         "recompute_method": parallel.recompute_method,
         "recompute_num_layers": parallel.recompute_num_layers,
-    }
+    } | overrides

@@ -22,11 +22,13 @@ from megatron_focus.models.token_selection import kept_tokens
 
 
 @dataclass(kw_only=True)
-class DropReport:
-    """What one forward pass of this stage dropped, for metrics; device tensors, so that nothing waits for them."""
+class DecoderReport:
+    """What one forward pass of this stage did, for metrics; nothing in it waits for the device."""
 
     dropped: list[tuple[int, Tensor]] = field(default_factory=list)
-    """(layer, visual tokens dropped before it)."""
+    """(layer, visual tokens dropped before it, on the device)."""
+    segments: list[tuple[int, list[int]]] = field(default_factory=list)
+    """(layers, length of each sample in them)."""
 
 
 class ShrinkingDecoder(TransformerBlock):
@@ -36,7 +38,7 @@ class ShrinkingDecoder(TransformerBlock):
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, layout: PackedLayout
-    ) -> tuple[Tensor, PackedLayout, DropReport]:
+    ) -> tuple[Tensor, PackedLayout, DecoderReport]:
         """Run this stage's layers.
 
         Args:
@@ -47,7 +49,7 @@ class ShrinkingDecoder(TransformerBlock):
             hidden states after the layers (and the final norm on the last stage), their layout, and what was dropped.
         """
         hidden_states = make_viewless_tensor(inp=hidden_states, requires_grad=True, keep_graph=True)
-        report = DropReport()
+        report = DecoderReport()
         angles = self.rotary(layout.position)
         start = 0
         while start < len(self.layers):
@@ -59,6 +61,7 @@ class ShrinkingDecoder(TransformerBlock):
                 angles = self.rotary(layout.position)
             end = self._end_of_group(start, layout)
             hidden_states = self._run(hidden_states, start, end, layout, angles)
+            report.segments.append((end - start, layout.seqlens))
             start = end
         if self.final_layernorm is not None:
             hidden_states = self.final_layernorm(hidden_states)

@@ -25,7 +25,7 @@ from data_pipeline.anyres import normalise
 from data_pipeline.row import IGNORE_INDEX, PackedRow
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.config.validation import padded_vocab_size
-from megatron_focus.models.decoder import DropReport, ShrinkingDecoder
+from megatron_focus.models.decoder import DecoderReport, ShrinkingDecoder
 from megatron_focus.models.fusion import fuse
 from megatron_focus.models.layer_specs import LayerSpecs
 from megatron_focus.models.packed_layout import PackedLayout
@@ -47,6 +47,8 @@ class RowInputs:
     draws: TextDraws
     balance_coefficient: float = 0.0
     """Gradient of the row's balance term, see ``training/balance_loss.py``."""
+    loss_tokens: int = 0
+    """Labels of the row, counted on the host."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,7 @@ class StageOutput:
     layout: PackedLayout
     visual: VisualTokens | None
     """The row's visual tokens as they entered the LLM; first stage only."""
-    drops: DropReport
+    decoder: DecoderReport
 
 
 class FocusLLaVA(LanguageModule):
@@ -162,14 +164,14 @@ class FocusLLaVA(LanguageModule):
         else:
             assert self.input_tensor is not None
             hidden_states, layout = split_layout(self.input_tensor)
-        hidden_states, layout, drops = self.decoder(hidden_states, layout)
+        hidden_states, layout, report = self.decoder(hidden_states, layout)
         if not self.post_process:
             output = append_layout(hidden_states, layout)
         elif return_logits:
             output = self._logits(self._whole(hidden_states))
         else:
             output = self._losses(self._whole(hidden_states), layout)
-        return StageOutput(output=output, layout=layout, visual=visual, drops=drops)
+        return StageOutput(output=output, layout=layout, visual=visual, decoder=report)
 
     def _embed(self, inputs: RowInputs) -> tuple[Tensor, PackedLayout, VisualTokens]:
         """The fused row [T, 1, C] (this rank's shard under sequence parallelism) and its layout."""
@@ -179,7 +181,7 @@ class FocusLLaVA(LanguageModule):
         fused, layout = fuse(
             row, text, visual, self.image_token_id, inputs.draws.drop_layer, inputs.draws.gamma
         )
-        hidden_states = fused[:, None]
+        hidden_states = with_balance_loss(fused, visual.balance, inputs.balance_coefficient)[:, None]
         if self.config.sequence_parallel:
             length = len(layout)
             layout = layout.padded(self.tp_group.size())
@@ -197,14 +199,13 @@ class FocusLLaVA(LanguageModule):
         features = self.projector(features)
         if self.vision_sampler is None:
             return baseline_tokens(features, self.image_newline, inputs.plan)
-        visual = self.vision_sampler(features, self.image_newline, inputs.plan)
-        visual.tokens = with_balance_loss(visual.tokens, visual.balance, inputs.balance_coefficient)
-        return visual
+        return self.vision_sampler(features, self.image_newline, inputs.plan)
 
     def _no_visual_tokens(self, plan: WindowPlan) -> VisualTokens:
         parts = [self.vision_tower, self.projector, self.vision_sampler]
         parameters = [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
-        # Data-parallel ranks reduce gradients together: a parameter without one would make the others wait.
+        # Data-parallel ranks reduce gradients together, and a parameter without one would make the others wait. The
+        # balance term, with coefficient 0 in a row without windows, ties them to the graph.
         anchor = sum((p.flatten()[0] * 0.0 for p in [*parameters, self.image_newline]), start=torch.zeros(()))
         tokens = self.image_newline.new_zeros(0, self.config.hidden_size)
         empty = tokens.new_zeros(0, dtype=torch.int64)

@@ -1,0 +1,125 @@
+"""What a checkpoint holds, and how it is saved and loaded under any parallel layout.
+
+Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor is stored under its global name and shape,
+so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.utils import unwrap_model
+
+from data_pipeline.steps import LoaderState
+from megatron_focus.checkpoint.store import CheckpointStore
+
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration, beside the tensors."""
+
+_FORMAT = ("torch_dist", 1)
+_OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Where a run stands; equal on all ranks."""
+
+    iteration: int = 0
+    """Completed steps."""
+    consumed_samples: int = 0
+    loader: dict[str, Any] | None = None
+    """State of the loader after the last consumed batch; None before the first."""
+
+
+@dataclass(kw_only=True)
+class Trainable:
+    """The objects whose state makes a run."""
+
+    chunks: list[DistributedDataParallel]
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+
+
+def save_checkpoint(
+    store: CheckpointStore, parts: Trainable, state: TrainState, config_yaml: str, keep_last: int
+) -> Path:
+    """Write a checkpoint of ``state.iteration`` aside and switch to it once it is complete (collective)."""
+    target = store.begin(state.iteration)
+    (model, optimizer) = _sharded(parts, is_loading=False)
+    content = model | {
+        "optimizer": optimizer,
+        "opt_param_scheduler": parts.scheduler.state_dict(),
+        "train_state": asdict(state),
+    }
+    dist_checkpointing.save(content, str(target), _FORMAT, content_metadata=_OPTIMIZER_FORMAT)
+    (target / CONFIG_FILE).write_text(config_yaml)
+    return store.commit(state.iteration, keep_last)
+
+
+def save_weights(store: CheckpointStore, chunks: list[DistributedDataParallel], config_yaml: str) -> Path:
+    """Write the weights alone, as iteration 0: what a run starts from (``checkpoint.pretrained``) (collective)."""
+    target = store.begin(0)
+    dist_checkpointing.save(_sharded_model(chunks), str(target), _FORMAT)
+    (target / CONFIG_FILE).write_text(config_yaml)
+    return store.commit(0, keep_last=0)
+
+
+def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:
+    """Restore model, optimizer and schedule from a checkpoint of any layout (collective).
+
+    Raises:
+        ValueError: the checkpoint does not fit the configured model; names the checkpoint and the reason.
+    """
+    (model, optimizer) = _sharded(parts, is_loading=True)
+    loaded = _load(model | {"optimizer": optimizer}, folder)
+    _load_chunks(parts.chunks, loaded)
+    parts.optimizer.load_state_dict(loaded["optimizer"])
+    parts.scheduler.load_state_dict(loaded["opt_param_scheduler"])
+    return TrainState(**loaded["train_state"])
+
+
+def load_weights(folder: Path, parts: Trainable) -> None:
+    """Start a new run from the weights of a checkpoint of any layout (collective).
+
+    Raises:
+        ValueError: the checkpoint does not fit the configured model.
+    """
+    loaded = _load(_sharded_model(parts.chunks), folder)
+    _load_chunks(parts.chunks, loaded)
+    parts.optimizer.reload_model_params()
+
+
+def _sharded_model(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
+    """Sharded state of each chunk. Names inside are global, so chunks of any layout find theirs."""
+    return {
+        f"model{i}": unwrap_model(chunk).sharded_state_dict(metadata=dict(_OPTIMIZER_FORMAT))
+        for i, chunk in enumerate(chunks)
+    }
+
+
+def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], Any]:
+    model = _sharded_model(parts.chunks)
+    optimizer = parts.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=dict(_OPTIMIZER_FORMAT))
+    return model, optimizer
+
+
+def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        return dist_checkpointing.load(sharded, str(folder))
+    except (CheckpointingException, KeyError, RuntimeError) as error:
+        raise ValueError(f"checkpoint {folder} does not fit this model: {error}") from error
+
+
+def _load_chunks(chunks: list[DistributedDataParallel], loaded: dict[str, Any]) -> None:
+    for i, chunk in enumerate(chunks):
+        unwrap_model(chunk).load_state_dict(loaded[f"model{i}"], strict=True)
+
+
+def loader_state(saved: dict[str, Any] | None) -> LoaderState | None:
+    """The loader's state from a checkpoint's plain values."""
+    return LoaderState(**saved) if saved is not None else None

@@ -1,0 +1,168 @@
+"""What a step reports: collected where it is known, summed over all ranks once a step.
+
+Every figure is a sum to which exactly one rank of each model replica contributes, so one all-reduce over the world gives
+the totals; ratios are formed afterwards.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from data_pipeline.row import IGNORE_INDEX
+from megatron_focus.config.schema import ModelConfig
+from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
+from megatron_focus.models.focus_llava import RowInputs, StageOutput
+from megatron_focus.models.packed_layout import PAD
+
+FIELDS = (
+    "loss",
+    "loss_tokens",
+    "labels",
+    "balance",
+    "windows",
+    "samples",
+    "microbatches",
+    "baseline_visual",
+    "visual",
+    "dropped",
+    "dropped_passes",
+    "row_tokens",
+    "flops",
+    "skipped",
+)
+
+
+@dataclass(kw_only=True)
+class StepMetrics:
+    """Totals of one step over all ranks, and the ratios users read."""
+
+    totals: dict[str, float]
+    scale_counts: dict[str, int]
+    """Windows that chose each scale, by name."""
+    grad_norm: float
+    lr: float
+    seconds: float
+    balance_loss_coeff: float
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy per loss token."""
+        return self.totals["loss"] / max(self.totals["loss_tokens"], 1)
+
+    @property
+    def balance_loss(self) -> float:
+        """alpha times the window-weighted mean of the microbatches' balance terms (Eq. 3)."""
+        return self.balance_loss_coeff * self.totals["balance"] / max(self.totals["windows"], 1)
+
+    @property
+    def scale_shares(self) -> dict[str, float]:
+        """Share of the windows that chose each scale (f of Eq. 4)."""
+        windows = max(sum(self.scale_counts.values()), 1)
+        return {name: count / windows for name, count in self.scale_counts.items()}
+
+    @property
+    def kept_by_vision(self) -> float:
+        """m / m0: visual tokens that enter the LLM, of those LLaVA-NeXT would use."""
+        return self.totals["visual"] / max(self.totals["baseline_visual"], 1)
+
+    @property
+    def kept_by_text(self) -> float:
+        """k / m: visual tokens that survive the text-guided sampler, of those that entered the LLM."""
+        return 1 - self.totals["dropped"] / max(self.totals["visual"], 1)
+
+    @property
+    def effective_tokens(self) -> float:
+        """(m - n + i n / L) / m0: visual tokens counted by the layers that see them."""
+        seen = self.totals["visual"] - self.totals["dropped"] + self.totals["dropped_passes"]
+        return seen / max(self.totals["baseline_visual"], 1)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that enter the LLM, text and visual, per second."""
+        return self.totals["row_tokens"] / self.seconds
+
+    def mfu(self, world_size: int, peak_tflops: float | None) -> float | None:
+        """Model FLOPs used, of what the devices could do; None where their peak is not known."""
+        if peak_tflops is None:
+            return None
+        return self.totals["flops"] / (self.seconds * world_size * peak_tflops * 1e12)
+
+
+@dataclass
+class StepRecorder:
+    """Collects the figures of one rank during a step."""
+
+    model: ModelConfig
+    totals: dict[str, float | Tensor] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0.0))
+    scale_counts: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.contributes = parallel_state.get_tensor_model_parallel_rank() == 0
+
+    def add(self, inputs: RowInputs | None, result: StageOutput) -> None:
+        """Count one microbatch of one stage; nothing here waits for the device."""
+        layers = self.model.language.num_layers
+        flops = sum(count * decoder_layer_flops(self.model, lens) for count, lens in result.decoder.segments)
+        if inputs is not None and result.visual is not None:
+            row, visual = inputs.row, result.visual
+            self._add("samples", row.num_samples)
+            self._add("microbatches", 1)
+            self._add("labels", inputs.loss_tokens)
+            self._add("windows", inputs.plan.num_windows)
+            self._add("balance", visual.balance.detach() * inputs.plan.num_windows)
+            self._add("visual", len(visual.tokens))
+            self._add("row_tokens", len(row.tokens) - inputs.plan.num_images + len(visual.tokens))
+            flops += vision_flops(self.model, len(row.tiles))
+            if len(visual.scale_counts) > 0:
+                counts = visual.scale_counts
+                self.scale_counts = counts if self.scale_counts is None else self.scale_counts + counts
+        for layer, dropped in result.decoder.dropped:
+            self._add("dropped", dropped)
+            self._add("dropped_passes", dropped * (layer / layers))
+        self._add("flops", 3 * flops)
+
+    def add_loss(self, loss: Tensor, tokens: Tensor, head_tokens: int) -> None:
+        """Count the loss of one microbatch, on the last stage."""
+        self._add("loss", loss.detach())
+        self._add("loss_tokens", tokens)
+        self._add("flops", 3 * head_flops(self.model, head_tokens))
+
+    def add_step(self, baseline_visual_tokens: int, skipped: int) -> None:
+        """Count what is known of the whole step."""
+        self._add("baseline_visual", baseline_visual_tokens)
+        self._add("skipped", skipped)
+
+    def _add(self, name: str, value: float | Tensor) -> None:
+        self.totals[name] = self.totals[name] + value
+
+    def finish(self, *, grad_norm: float, lr: float, seconds: float, device: torch.device) -> StepMetrics:
+        """Sum over all ranks (a collective over the world)."""
+        sampler = self.model.vision_sampler
+        scales = sampler.scales if sampler.enabled else []
+        counts = self.scale_counts if self.scale_counts is not None else torch.zeros(len(scales), device=device)
+        values = [torch.as_tensor(v, device=device).double().reshape(1) for v in self.totals.values()]
+        vector = torch.cat([*values, counts.to(device).double()]) * float(self.contributes)
+        torch.distributed.all_reduce(vector)
+        numbers = vector.tolist()
+        totals = dict(zip(FIELDS, numbers, strict=False))
+        if totals["loss_tokens"] != totals["labels"]:
+            raise RuntimeError(
+                f"{totals['labels']:.0f} labelled tokens went in and {totals['loss_tokens']:.0f} came out: "
+                "dropping must not touch a token with a label"
+            )
+        return StepMetrics(
+            totals=totals,
+            scale_counts={n: round(c) for n, c in zip(scales, numbers[len(FIELDS) :], strict=True)},
+            grad_norm=grad_norm,
+            lr=lr,
+            seconds=seconds,
+            balance_loss_coeff=sampler.balance_loss_coeff if sampler.enabled else 0.0,
+        )
+
+
+def loss_tokens(result: StageOutput) -> Tensor:
+    """Labelled tokens of a microbatch after all drops, int32."""
+    layout = result.layout
+    return ((layout.label != IGNORE_INDEX) & (layout.kind != PAD)).sum().to(torch.int32)

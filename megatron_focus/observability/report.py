@@ -1,0 +1,69 @@
+"""How a step's metrics reach people: one progress line, and TensorBoard scalars."""
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from megatron_focus.observability.metrics import StepMetrics
+
+PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
+"""Dense bf16 peak of one device in TFLOP/s, from the vendors' data sheets (SXM form)."""
+
+
+def device_peak_tflops(device: torch.device) -> float | None:
+    """Peak of ``device`` by its name; None where it is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+
+
+def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None) -> str:
+    """One line that a person can follow while a run goes on."""
+    shares = " ".join(f"{name} {share:.0%}" for name, share in metrics.scale_shares.items())
+    parts = [
+        f"step {step}/{steps}",
+        f"loss {metrics.loss:.4f}",
+        f"balance {metrics.balance_loss:.4f}",
+        f"visual tokens {metrics.kept_by_vision:.0%} then {metrics.kept_by_text:.0%} = {metrics.effective_tokens:.0%}",
+        f"scales {shares}" if shares else "",
+        f"grad norm {metrics.grad_norm:.3f}",
+        f"lr {metrics.lr:.2e}",
+        f"{metrics.tokens_per_second:,.0f} tokens/s",
+        f"MFU {mfu:.1%}" if mfu is not None else "",
+        f"{metrics.seconds:.2f} s",
+        f"{metrics.totals['skipped']:.0f} samples skipped" if metrics.totals["skipped"] else "",
+    ]
+    return " | ".join(part for part in parts if part)
+
+
+class TensorBoard:
+    """Writes a step's scalars."""
+
+    def __init__(self, folder: str) -> None:
+        self.writer = SummaryWriter(folder)
+
+    def write(self, step: int, metrics: StepMetrics, mfu: float | None) -> None:
+        """Write the scalars of training step ``step`` (from 1)."""
+        scalars = {
+            "loss/lm": metrics.loss,
+            "loss/balance": metrics.balance_loss,
+            "tokens/kept by vision sampler": metrics.kept_by_vision,
+            "tokens/kept by text sampler": metrics.kept_by_text,
+            "tokens/effective": metrics.effective_tokens,
+            "tokens/loss tokens": metrics.totals["loss_tokens"],
+            "train/grad norm": metrics.grad_norm,
+            "train/learning rate": metrics.lr,
+            "train/microbatches": metrics.totals["microbatches"],
+            "train/samples": metrics.totals["samples"],
+            "train/samples skipped": metrics.totals["skipped"],
+            "speed/tokens per second": metrics.tokens_per_second,
+            "speed/seconds per step": metrics.seconds,
+        } | {f"scales/{name}": share for name, share in metrics.scale_shares.items()}
+        if mfu is not None:
+            scalars["speed/MFU"] = mfu
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self.writer.close()

@@ -1,0 +1,113 @@
+"""The language model's layers, with tokens leaving before one of them.
+
+Shapes: B rows, L tokens of a row before the drop, K behind it, C hidden size, n visual tokens of all images.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_causal_mask
+
+from .focus_cache import FocusCache
+from .text_sampling import select_visual_tokens
+from .token_sequence import TokenSequence
+from .vision_sampling import VisualTokens
+
+
+@dataclass
+class Decoded:
+    """What came out of the layers."""
+
+    last_hidden_state: Tensor
+    """[B, K, C], behind the final norm."""
+    hidden_states: tuple[Tensor, ...] | None
+    """The input of each layer and the last state; [B, L, C] before the drop, [B, K, C] behind it."""
+    sequence: TokenSequence
+    """The tokens that are left."""
+    importance: Tensor | None
+    """float32 [n], NaN where there is none; None if nothing was scored."""
+
+
+def _importance_of_tokens(scores: Tensor, sequence: TokenSequence, num_tokens: int) -> Tensor:
+    """Scores [B, L] put at their visual tokens [n]."""
+    is_visual = sequence.visual >= 0
+    importance = scores.new_full((num_tokens,), torch.nan)
+    importance[sequence.visual[is_visual]] = scores[is_visual]
+    return importance
+
+
+def decode(
+    language_model: Any,
+    hidden_states: Tensor,
+    sequence: TokenSequence,
+    visual: VisualTokens | None,
+    cache: FocusCache | None,
+    drop_layer: int | None,
+    gamma: float,
+    output_hidden_states: bool,
+    **kwargs: Any,
+) -> Decoded:
+    """Run the layers; before ``drop_layer`` the visual tokens the instruction asks least for are dropped.
+
+    Tokens that stay keep their positions. The cache, if any, learns what its layers hold.
+
+    Args:
+        language_model: a Llama-like text model.
+        hidden_states: [B, L, C], embeddings.
+        sequence: what is known of the L tokens.
+        visual: the tokens of all images; None if there are none, then nothing is dropped.
+        cache: keys and values of earlier passes.
+        drop_layer: counted from 0; None keeps everything.
+        gamma: share of the importance that stays.
+        output_hidden_states: whether to return the states between the layers.
+        **kwargs: passed to each layer.
+    """
+    positions, new_tokens = sequence.position, sequence.valid
+    all_mask = new_tokens if cache is None else cache.with_past(cache.all_mask, new_tokens)
+    kept_mask = new_tokens if cache is None else cache.with_past(cache.kept_mask, new_tokens)
+
+    def attention_inputs(layer: int, held: Tensor) -> dict[str, Any]:
+        """Mask, positions and rotary tables from ``layer`` on, whose keys are the tokens ``held``."""
+        # A 2-D mask always: without one, gaps in the positions would be read as borders of packed samples.
+        mask = create_causal_mask(
+            config=language_model.config,
+            inputs_embeds=hidden_states,
+            attention_mask=held,
+            past_key_values=cache,
+            layer_idx=layer,
+        )
+        rotary = language_model.rotary_emb(hidden_states, position_ids=sequence.position)
+        return {"attention_mask": mask, "position_ids": sequence.position, "position_embeddings": rotary}
+
+    states: list[Tensor] = []
+    importance = None
+    inputs = attention_inputs(0, all_mask)
+    for index, layer in enumerate(language_model.layers):
+        if index == drop_layer:
+            if visual is not None:
+                scored = (sequence.visual >= 0) & ~visual.is_newline[sequence.visual]
+                image = torch.where(scored, visual.image[sequence.visual], -1)
+                keep, scores = select_visual_tokens(
+                    layer, hidden_states, inputs["position_embeddings"], sequence.is_instruction, image, gamma
+                )
+                importance = _importance_of_tokens(scores, sequence, len(visual.tokens))
+                sequence, origin = sequence.select(keep)
+                hidden_states = gather_states(hidden_states, origin)
+                kept_mask = sequence.valid
+            inputs = attention_inputs(index, kept_mask)
+        if output_hidden_states:
+            states.append(hidden_states)
+        hidden_states = layer(hidden_states, past_key_values=cache, use_cache=cache is not None, **inputs, **kwargs)
+
+    hidden_states = language_model.norm(hidden_states)
+    if cache is not None:
+        cache.record(positions, all_mask, kept_mask)
+    every_state = (*states, hidden_states) if output_hidden_states else None
+    return Decoded(hidden_states, every_state, sequence, importance)
+
+
+def gather_states(hidden_states: Tensor, index: Tensor) -> Tensor:
+    """[B, K, C], the states at ``index`` (int64 [B, K])."""
+    return hidden_states.gather(1, index[..., None].expand(-1, -1, hidden_states.shape[-1]))

@@ -1,0 +1,50 @@
+"""``python -m megatron_focus.train CONFIG [section.key=value ...]``: train a model.
+
+Example:
+    torchrun --nproc_per_node=8 -m megatron_focus.train examples/quickstart/config.yaml optimizer.lr=2e-5
+"""
+
+import argparse
+import sys
+
+from megatron_focus.config.loading import dump_config, load_config
+from megatron_focus.config.validation import validate
+from megatron_focus.parallel.initialize import initialize, shut_down, world_size_from_launcher
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Load, check, train; exit code 2 for a configuration that cannot run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_focus.train",
+        description="Train FocusLLaVA. Start one process per GPU, with torchrun or srun.",
+        epilog="example: torchrun --nproc_per_node=2 -m megatron_focus.train "
+        "examples/quickstart/config.yaml training.train_iters=10",
+    )
+    parser.add_argument("config", help="YAML file; its key 'base' names a file to inherit from")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
+    parser.add_argument("--dry-run", action="store_true", help="check and print the resolved configuration, then stop")
+    parser.add_argument(
+        "--world-size", type=int, help="with --dry-run: check for this many ranks (default: the launcher's)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        validate(config, options.world_size if options.dry_run and options.world_size else world_size_from_launcher())
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.dry_run:
+        print(dump_config(config), end="")
+        return 0
+    from megatron_focus.training.trainer import Trainer  # after validation: Megatron takes seconds to import
+
+    device = initialize(config.parallel, config.training.seed)
+    try:
+        Trainer(config, device).train()
+    finally:
+        shut_down()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""From the loader of one rank to what every rank of its model replica needs for a step.
+
+Only the first pipeline stage's first tensor-parallel rank reads data. Its tensor-parallel peers receive the rows; later
+stages need nothing but the number of microbatches, because the layout rides with the hidden states.
+
+Shapes: S samples, N text tokens, I images, t tiles, P tile side.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from data_pipeline.anyres import visual_token_count
+from data_pipeline.row import PackedRow, empty_row
+from data_pipeline.steps import LoaderState, SkippedSample, StepBatch
+from megatron_focus.config.schema import RunConfig
+from megatron_focus.models.focus_llava import RowInputs
+from megatron_focus.samplers.draws import draw
+from megatron_focus.samplers.window_plan import plan_windows
+from megatron_focus.training.balance_loss import balance_coefficient
+
+
+@dataclass(kw_only=True)
+class StepInputs:
+    """One step as one rank sees it."""
+
+    num_microbatches: int
+    rows: list[RowInputs]
+    """The microbatches; empty on ranks behind the first stage."""
+    baseline_visual_tokens: int
+    """Visual tokens LLaVA-NeXT would use for this rank's samples (m0)."""
+    skipped: list[SkippedSample]
+    """Samples left out of the step; on the reading rank."""
+    loader_state: LoaderState | None
+    """State of the loader once this step is done; on the reading rank."""
+
+
+class StepFeeder:
+    """Yields the steps of this rank's model replica."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        loader: Iterator[StepBatch] | None,
+        *,
+        pad_token_id: int,
+        device: torch.device,
+    ) -> None:
+        """``loader`` is the step iterator on the reading rank and None on all others."""
+        self.config, self.loader, self.device = config, loader, device
+        self.pad_token_id = pad_token_id
+        self.first_stage = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
+        self.tp_group = parallel_state.get_tensor_model_parallel_group()
+        self.replica_group = parallel_state.get_model_parallel_group()
+        self.dp_group = parallel_state.get_data_parallel_group()
+
+    @staticmethod
+    def reads_data() -> bool:
+        """Whether this rank is the one of its replica that runs a loader."""
+        first_stage = parallel_state.is_pipeline_first_stage(ignore_virtual=True)
+        return first_stage and parallel_state.get_tensor_model_parallel_rank() == 0
+
+    def next_step(self, step: int) -> StepInputs:
+        """The inputs of training step ``step``, counted from 0."""
+        batch = next(self.loader) if self.loader is not None else None
+        rows = self._whole_groups(batch.rows) if batch is not None else []
+        num_microbatches = self._from_reader(len(rows))
+        shared = [
+            broadcast_row(rows[i] if batch is not None else None, self.tp_group, self.device)
+            for i in range(num_microbatches if self.first_stage else 0)
+        ]
+        inputs = self._row_inputs(shared, step) if self.first_stage else []
+        return StepInputs(
+            num_microbatches=num_microbatches,
+            rows=inputs,
+            baseline_visual_tokens=sum(
+                visual_token_count(height, width, self.config.model.image)
+                for row in shared
+                for height, width in row.image_sizes.tolist()
+            ),
+            skipped=batch.report.skipped if batch is not None else [],
+            loader_state=batch.state if batch is not None else None,
+        )
+
+    def _whole_groups(self, rows: list[PackedRow]) -> list[PackedRow]:
+        """Rows filled up to what the interleaved schedule can run: whole groups of one microbatch a stage."""
+        group = 1
+        if self.config.parallel.virtual_pipeline_model_parallel_size:
+            group = self.config.parallel.pipeline_model_parallel_size
+        filler = [empty_row(self.pad_token_id, self.config.model.image)] * (-len(rows) % group)
+        return rows + filler
+
+    def _from_reader(self, value: int) -> int:
+        """A number the reading rank knows, on every rank of the replica."""
+        shared = torch.tensor([value], dtype=torch.int64, device=self.device)
+        if self.replica_group.size() > 1:
+            source = torch.distributed.get_process_group_ranks(self.replica_group)[0]
+            torch.distributed.broadcast(shared, src=source, group=self.replica_group)
+        return int(shared)
+
+    def _row_inputs(self, rows: list[PackedRow], step: int) -> list[RowInputs]:
+        """Plans, draws and balance coefficients; the step's totals are known before anything is computed."""
+        model = self.config.model
+        sampler = model.vision_sampler
+        plans = [
+            plan_windows(
+                row.image_sizes,
+                model.image,
+                sampler.window if sampler.enabled else 1,
+                sampler.scales if sampler.enabled else [],
+                sampler.global_view if sampler.enabled else "keep",
+            )
+            for row in rows
+        ]
+        windows = sum(plan.num_windows for plan in plans)
+        loss_tokens = sum(row.loss_tokens for row in rows)
+        totals = torch.tensor([windows, loss_tokens], dtype=torch.int64, device=self.device)
+        if self.dp_group.size() > 1:
+            torch.distributed.all_reduce(totals, group=self.dp_group)
+        step_windows, step_loss_tokens = totals.tolist()
+        inputs = []
+        for row, plan in zip(rows, plans, strict=True):
+            draws = draw(
+                model.text_sampler,
+                row.sample_keys.tolist(),
+                seed=self.config.training.seed,
+                step=step,
+                training=True,
+            )
+            coefficient = balance_coefficient(
+                sampler.balance_loss_coeff, plan.num_windows, step_windows, step_loss_tokens
+            )
+            inputs.append(
+                RowInputs(
+                    row=on_device(row, self.device),
+                    plan=plan.to(self.device),
+                    draws=draws.to(self.device),
+                    balance_coefficient=coefficient,
+                    loss_tokens=row.loss_tokens,
+                )
+            )
+        return inputs
+
+
+def on_device(row: PackedRow, device: torch.device) -> PackedRow:
+    """The row on ``device``, except what the host alone reads."""
+    moved = row.to(device)
+    moved.grids, moved.image_sizes, moved.sample_keys = row.grids, row.image_sizes, row.sample_keys
+    return moved
+
+
+def broadcast_row(row: PackedRow | None, group: ProcessGroup, device: torch.device) -> PackedRow:
+    """A row from the first rank of ``group`` on all of its ranks, in host memory except for its tiles.
+
+    Args:
+        row: the row on the first rank, None elsewhere.
+        group: the tensor-parallel group.
+        device: device over which the group communicates.
+    """
+    if group.size() == 1:
+        assert row is not None
+        return row
+    source = torch.distributed.get_process_group_ranks(group)[0]
+
+    def shared(tensor: Tensor) -> Tensor:
+        torch.distributed.broadcast(tensor, src=source, group=group)
+        return tensor
+
+    fields = list(row.tensors().values()) if row is not None else []
+    header = torch.zeros(5, dtype=torch.int64)
+    if row is not None:
+        header = torch.tensor([len(row.tokens), row.num_samples, len(row.grids), *row.tiles.shape[::2][:2]])
+    tokens, samples, images, tiles, side = shared(header.to(device)).tolist()
+    lengths = [tokens, tokens, tokens, samples + 1, images * 2, images * 2, samples]
+    if row is not None:
+        numbers = torch.cat([f.flatten().to(torch.int64) for f in fields if f.dtype != torch.uint8]).to(device)
+        pixels = row.tiles.to(device)
+    else:
+        numbers = torch.empty(sum(lengths), dtype=torch.int64, device=device)
+        pixels = torch.empty(tiles, 3, side, side, dtype=torch.uint8, device=device)
+    parts = shared(numbers).cpu().split(lengths)
+    return PackedRow(
+        tokens=parts[0],
+        labels=parts[1],
+        instruction=parts[2].bool(),
+        cu_seqlens=parts[3].to(torch.int32),
+        tiles=shared(pixels.contiguous()),
+        grids=parts[4].view(-1, 2).to(torch.int32),
+        image_sizes=parts[5].view(-1, 2).to(torch.int32),
+        sample_keys=parts[6],
+        sample_ids=row.sample_ids if row is not None else [f"key {key:016x}" for key in parts[6].tolist()],
+    )

@@ -1,0 +1,83 @@
+"""One training step on Megatron's schedules."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import unwrap_model
+from torch import Tensor
+
+from megatron_focus.models.focus_llava import RowInputs, StageOutput
+from megatron_focus.observability.metrics import StepMetrics, StepRecorder, loss_tokens
+from megatron_focus.training.batch import StepInputs
+
+
+def train_step(
+    chunks: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+    inputs: StepInputs,
+    recorder: StepRecorder,
+    device: torch.device,
+) -> StepMetrics:
+    """Forward and backward over all microbatches, then one optimizer and scheduler step.
+
+    Returns:
+        the step's metrics, summed over all ranks.
+    """
+    start = time.perf_counter()
+    lr = optimizer.param_groups[0]["lr"] if optimizer.param_groups else 0.0
+    forward_backward(chunks, optimizer, inputs, recorder)
+    _, grad_norm, _ = optimizer.step()
+    scheduler.step(increment=1)
+    recorder.add_step(inputs.baseline_visual_tokens, len(inputs.skipped))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return recorder.finish(
+        grad_norm=float(grad_norm or 0.0), lr=lr, seconds=time.perf_counter() - start, device=device
+    )
+
+
+def forward_backward(
+    chunks: list[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    inputs: StepInputs,
+    recorder: StepRecorder,
+) -> None:
+    """Gradients of the step's loss: mean over loss tokens, plus the balance loss."""
+    for chunk in chunks:
+        chunk.zero_grad_buffer()
+    optimizer.zero_grad()
+    iterators = [iter(inputs.rows) if unwrap_model(chunk).pre_process else None for chunk in chunks]
+    get_forward_backward_func()(
+        forward_step_func=partial(_forward_step, recorder=recorder),
+        data_iterator=iterators if len(chunks) > 1 else iterators[0],
+        model=chunks if len(chunks) > 1 else chunks[0],
+        num_microbatches=inputs.num_microbatches,
+        seq_length=1,  # unused: stages exchange the length of each tensor before the tensor
+        micro_batch_size=1,
+        forward_only=False,
+    )
+
+
+def _forward_step(
+    iterator: Iterator[RowInputs] | None, model: DistributedDataParallel, *, recorder: StepRecorder
+) -> tuple[Tensor, Callable]:
+    inputs = next(iterator) if iterator is not None else None
+    result: StageOutput = model(inputs)
+    recorder.add(inputs, result)
+    return result.output, partial(_loss, result=result, recorder=recorder)
+
+
+def _loss(losses: Tensor, *, result: StageOutput, recorder: StepRecorder) -> tuple[Tensor, Tensor, dict]:
+    """(sum of the losses, number of loss tokens, report): Megatron divides by the step's total, never per rank."""
+    tokens = loss_tokens(result)
+    total = losses.sum()
+    recorder.add_loss(total, tokens, len(losses))
+    return total, tokens, {}
+

@@ -1,0 +1,84 @@
+"""Runs a function on several gloo ranks, each a process of its own.
+
+Ranks are forked from a server that has Megatron imported already, so a test pays the imports once per session.
+"""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from typing import Any
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.distributed.preload"])
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+    """``function(*args)`` on ``world_size`` ranks; returns what each rank returned, in rank order.
+
+    Raises:
+        AssertionError: a rank failed (its traceback is the message), died, or did not finish in ``timeout`` seconds.
+    """
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes, pipes = [], []
+    for rank in range(world_size):
+        receiver, sender = _context.Pipe(duplex=False)
+        process = _context.Process(target=_rank_main, args=(sender, function, args, rank, world_size, port))
+        process.start()
+        sender.close()
+        processes.append(process)
+        pipes.append(receiver)
+    results: dict[int, Any] = {}
+    failure = None
+    try:
+        while len(results) < world_size and failure is None:
+            ready = wait([p for r, p in enumerate(pipes) if r not in results], timeout=timeout)
+            if not ready:
+                failure = f"no rank reported within {timeout} s"
+            for pipe in ready:
+                rank = pipes.index(pipe)
+                try:
+                    ok, value = pipe.recv()
+                except EOFError:
+                    failure = f"rank {rank} died without a word"
+                    break
+                if not ok:
+                    failure = f"rank {rank}:\n{value}"
+                    break
+                results[rank] = value
+    finally:
+        for process in processes:
+            if failure is not None:
+                process.kill()
+            process.join()
+    assert failure is None, failure
+    return [results[rank] for rank in range(world_size)]
+
+
+def _rank_main(
+    sender: Any, function: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, port: int
+) -> None:
+    import torch
+
+    from megatron_focus.parallel.initialize import shut_down
+
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+    }
+    try:
+        value = function(*args)
+        shut_down()
+        # By value, not through shared memory: the rank is gone before the parent looks.
+        sender.send((True, value))
+    except BaseException:
+        sender.send((False, traceback.format_exc()))
+    sender.close()
