@@ -47,6 +47,8 @@ class LanguageConfig:
     """Rows of the embedding that stand for tokens; padded internally."""
     make_vocab_size_divisible_by: int = 128
     """The embedding is padded to a multiple of this. It does not depend on the parallel layout, so neither does the loss."""
+    max_position_embeddings: int = 8192
+    """Longest sample the backbone is meant for, in tokens."""
     layernorm_epsilon: float = 1e-5
     """Epsilon of the RMSNorms."""
     rotary_base: int = 500000

@@ -65,6 +65,11 @@ def _model_problems(model: ModelConfig) -> list[str]:
             f"model.language.num_attention_heads={language.num_attention_heads} is not a multiple of "
             f"model.language.num_query_groups={language.num_query_groups}"
         )
+    if language.add_qkv_bias != (language.architecture == "qwen2"):
+        problems.append(
+            f"model.language.add_qkv_bias={language.add_qkv_bias} does not fit model.language.architecture="
+            f"{language.architecture}: Qwen2 has a bias there, Llama and Mistral have none"
+        )
     problems += _one_of("model.language.architecture", language.architecture, ("llama", "qwen2", "mistral"))
     problems += _one_of("model.transformer_impl", model.transformer_impl, ("local", "transformer_engine"))
     if model.transformer_impl == "transformer_engine" and importlib.util.find_spec("transformer_engine") is None:
@@ -214,6 +219,11 @@ def _training_problems(config: RunConfig) -> list[str]:
     problems += _one_of("optimizer.lr_decay_style", optimizer.lr_decay_style, ("cosine", "linear", "constant"))
     problems += _one_of("data.chat_template", config.data.chat_template, ("llama3", "plain"))
     problems += _one_of("data.on_bad_sample", config.data.on_bad_sample, ("error", "skip"))
+    if config.data.max_sequence_length > config.model.language.max_position_embeddings:
+        problems.append(
+            f"data.max_sequence_length={config.data.max_sequence_length} exceeds "
+            f"model.language.max_position_embeddings={config.model.language.max_position_embeddings}"
+        )
     for key, modules in (("module_lr", list(optimizer.module_lr)), ("freeze", optimizer.freeze)):
         for module in modules:
             problems += _one_of(f"optimizer.{key} has", module, MODULES)

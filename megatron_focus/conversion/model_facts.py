@@ -86,9 +86,9 @@ class ModelFacts:
     tokens: TokenFacts
     image: ImageGeometry
     vision_sampler: dict[str, Any]
-    """``enabled, window, scales, score_pooling, gate, global_view``."""
+    """``enabled, window, scales, score_pooling, gate, global_view``, as ``FocusLlavaConfig`` takes them."""
     text_sampler: dict[str, Any]
-    """``enabled, layer, gamma``."""
+    """``enabled, layer, gamma``, the fixed values that inference uses."""
 
     @property
     def cells(self) -> int:

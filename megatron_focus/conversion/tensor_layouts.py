@@ -102,7 +102,6 @@ class PaddedVocabulary:
     """Rows of the vocabulary: Megatron pads them with zeros so that tensor-parallel ranks divide them evenly."""
 
     vocab_size: int
-
     padded_vocab_size: int
 
     def hf_shapes(self, shape: Shape) -> tuple[Shape, ...]:

@@ -162,18 +162,20 @@ def _newline_group(newline: Tensor, grids: list[ImageGrid], window: int, after_e
     ``after_empty_rows``: also behind rows of a crop without width, which LLaVA-NeXT does (an image 70 times as high as
     wide).
     """
-    places: list[tuple[int, int, int]] = []  # image, row of windows, column of windows behind the last
-    for index, grid in enumerate(grids):
+    spans: list[tuple[int, int, int]] = []  # of an image: first row with a window, number of such rows, columns
+    for grid in grids:
         top, bottom, left, right = grid.crop
-        if top < bottom and (left < right or after_empty_rows):
-            behind = grid.tile_columns * grid.cells_per_side // window
-            places += [(index, line, behind) for line in range(top // window, math.ceil(bottom / window))]
-    table = torch.tensor(places, device=newline.device, dtype=torch.long).view(-1, 3)
-    image, row, column = table.unbind(1)
+        has_rows = top < bottom and (left < right or after_empty_rows)
+        first, behind_last = (top // window, math.ceil(bottom / window)) if has_rows else (0, 0)
+        spans.append((first, behind_last - first, grid.tile_columns * grid.cells_per_side // window))
+    first_row, counts, columns = torch.tensor(spans, device=newline.device).unbind(1)
+    image = torch.arange(len(grids), device=newline.device).repeat_interleave(counts)
+    row = torch.arange(len(image), device=newline.device) - (counts.cumsum(0) - counts - first_row)[image]
+    column = columns[image]  # behind the last column of windows
     zero = torch.zeros_like(row)
     footprint = torch.stack([zero + LOCAL_MAP, row * window, row * window, column * window, column * window], dim=1)
     order = torch.stack([row, column, zero], dim=1)
-    return _Group(newline.expand(len(table), -1), image, zero + LOCAL_MAP, order, footprint, is_newline=True)
+    return _Group(newline.expand(len(image), -1), image, zero + LOCAL_MAP, order, footprint, is_newline=True)
 
 
 def _in_reading_order(groups: list[_Group], num_images: int, windows: Windows) -> VisualTokens:

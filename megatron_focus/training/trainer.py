@@ -1,12 +1,14 @@
 """The training loop."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.utils import unwrap_model
+from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.loader import StepLoader
 from data_pipeline.steps import StepBatch
@@ -38,7 +40,7 @@ class Trainer:
         """Build everything on this rank; Megatron's parallel state has been initialised."""
         self.config, self.device = config, device
         self.rank = torch.distributed.get_rank()
-        self.tokenizer = load_tokenizer(config.data.tokenizer)
+        self.tokenizer = _tokenizer(config)
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
         self.store = CheckpointStore(config.checkpoint.save) if config.checkpoint.save else None
         self.state = self._restore()
@@ -94,8 +96,6 @@ class Trainer:
     def _loader(self) -> Iterator[StepBatch] | None:
         if not StepFeeder.reads_data():
             return None
-        from megatron.core import parallel_state
-
         return iter(
             StepLoader(
                 self.config.data,
@@ -127,6 +127,19 @@ class Trainer:
             print(line, flush=True)
 
 
+def _tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
+    """The run's tokenizer, which must fit the model's embedding."""
+    if config.data.path is None or config.data.tokenizer is None:
+        raise ValueError(f"data.path={config.data.path} and data.tokenizer={config.data.tokenizer} must both be set")
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    if len(tokenizer) > config.model.language.vocab_size:
+        raise ValueError(
+            f"tokenizer {config.data.tokenizer} has {len(tokenizer)} tokens, more than "
+            f"model.language.vocab_size={config.model.language.vocab_size}"
+        )
+    return tokenizer
+
+
 def build_trainable(config: RunConfig, image_token_id: int) -> Trainable:
     """Model chunks wrapped for data parallelism, optimizer and schedule of this rank."""
     parallel = config.parallel
@@ -153,8 +166,6 @@ def build_trainable(config: RunConfig, image_token_id: int) -> Trainable:
     return Trainable(chunks=chunks, optimizer=optimizer, scheduler=build_scheduler(config, optimizer))
 
 
-def _checkpoint_folder(path: str) -> "os.PathLike[str]":
+def _checkpoint_folder(path: str) -> Path:
     """A checkpoint's folder, or the newest in a run's folder."""
-    from pathlib import Path
-
     return CheckpointStore(path).latest() or Path(path)

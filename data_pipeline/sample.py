@@ -1,0 +1,37 @@
+"""What every source gives: samples in one neutral form, or a reason why one cannot be used."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.conversation import Turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One conversation about some images."""
+
+    id: str
+    """Unique within its source."""
+    source: str
+    """Name of the data set."""
+    images: tuple[Path, ...]
+    """Image files, in the order of the ``<image>`` in the turns; not opened yet."""
+    turns: tuple[Turn, ...]
+    """Question, answer, question, answer and so on; checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadSample:
+    """A sample that its source cannot give. Who reads the source decides whether to stop or to go on."""
+
+    id: str
+    source: str
+    reason: str
+    """Names the file, the sample, the key and the value."""
+
+
+def sample_key(source: str, id: str) -> int:
+    """A stable 63-bit hash of a sample's name (BLAKE2b of ``source/id``), from which its random draws are made."""
+    digest = hashlib.blake2b(f"{source}/{id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,58 @@
+"""What one rank does in the tests of whole runs."""
+
+import os
+import signal
+from dataclasses import dataclass, field
+
+import torch
+
+from megatron_focus.checkpoint import state as checkpoint_state
+from megatron_focus.config.schema import RunConfig
+from megatron_focus.config.validation import validate
+from megatron_focus.parallel.initialize import initialize
+from megatron_focus.training import trainer as trainer_module
+from tests.distributed.assemble import Shard, local_shards
+
+
+@dataclass
+class RunResult:
+    """What a rank saw of a run."""
+
+    losses: list[float] = field(default_factory=list)
+    effective: list[float] = field(default_factory=list)
+    weights: list[Shard] = field(default_factory=list)
+    loader: dict | None = None
+
+
+class _Watched(trainer_module.Trainer):
+    def _advance(self, inputs, metrics):
+        super()._advance(inputs, metrics)
+        self.result.losses.append(metrics.loss)
+        self.result.effective.append(metrics.effective_tokens)
+
+
+def train(config: RunConfig) -> RunResult:
+    """A whole run of the real trainer."""
+    validate(config, int(os.environ["WORLD_SIZE"]))
+    device = initialize(config.parallel, config.training.seed)
+    trainer = _Watched(config, device)
+    trainer.result = RunResult()
+    trainer.train()
+    trainer.result.weights = local_shards(trainer.parts.chunks)
+    trainer.result.loader = trainer.state.loader
+    return trainer.result
+
+
+def train_and_die_while_saving(config: RunConfig, at_iteration: int) -> None:
+    """A run whose rank 0 is killed after the tensors of a checkpoint were written and before it became visible."""
+    save = checkpoint_state.dist_checkpointing.save
+
+    def save_and_die(content, folder, *args, **kwargs):
+        save(content, folder, *args, **kwargs)
+        if content["train_state"]["iteration"] == at_iteration:
+            os.remove(os.path.join(folder, "__0_0.distcp"))
+            if torch.distributed.get_rank() == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoint_state.dist_checkpointing.save = save_and_die
+    train(config)

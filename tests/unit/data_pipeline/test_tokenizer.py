@@ -1,0 +1,110 @@
+import json
+import shutil
+
+import pytest
+from transformers import AutoTokenizer
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+
+from data_pipeline.anyres import hf_grid_pinpoints, visual_token_count
+from data_pipeline.config import ImageGeometry
+from data_pipeline.tokenizer import LLAMA3_SPECIAL_TOKENS, load_tokenizer, tokenizer_hash, train_tokenizer
+
+
+def test_trained_tokenizer_loads_and_round_trips(tokenizer, tokenizer_folder):
+    assert len(tokenizer) <= 512
+    special = [*LLAMA3_SPECIAL_TOKENS, "<image>", "<|pad|>"]
+    ids = tokenizer.convert_tokens_to_ids(special)
+    assert ids == list(range(len(tokenizer) - len(special), len(tokenizer)))
+    assert (tokenizer.image_token, tokenizer.pad_token) == ("<image>", "<|pad|>")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<|begin_of_text|>", "<|eot_id|>")
+    for text in ("A cat sits on a mat.", "日本語 🙂\tcafé\r\n\n x=1", "\x00\x7f"):
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+    assert len(tokenizer("A cat sits on a mat.")["input_ids"]) < 15  # merges were learnt
+    automatic = AutoTokenizer.from_pretrained(tokenizer_folder)
+    assert automatic.image_token_id == tokenizer.image_token_id
+    assert automatic.chat_template == tokenizer.chat_template
+
+
+def test_works_in_llava_next_processor(tokenizer, image_bytes):
+    import io
+
+    from PIL import Image
+
+    geometry = ImageGeometry()
+    side = {"height": 336, "width": 336}
+    processor = LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size=side, crop_size=side, image_grid_pinpoints=hf_grid_pinpoints(geometry)
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    image = Image.open(io.BytesIO(image_bytes(120, 90)))
+    ids = processor(images=image, text=prompt, return_tensors="pt")["input_ids"][0]
+    assert int((ids == tokenizer.image_token_id).sum()) == visual_token_count(120, 90, geometry)
+    assert int((ids == tokenizer.bos_token_id).sum()) == 1
+
+
+def test_hash_follows_what_decides_ids(tokenizer, tokenizer_folder, tmp_path):
+    assert tokenizer_hash(load_tokenizer(tokenizer_folder)) == tokenizer_hash(tokenizer)
+    other = train_tokenizer(["something else entirely, with other words"] * 9, 300, tmp_path)
+    assert tokenizer_hash(other) != tokenizer_hash(tokenizer)
+
+
+def test_vocabulary_too_small(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size 200: at least 263"):
+        train_tokenizer(["x"], 200, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pad_token": "<|eot_id|>"}, "pad_token '<|eot_id|>' also ends a text or a turn"),
+        ({"pad_token": "<|end_of_text|>"}, "also ends a text or a turn"),
+        ({"pad_token": None}, "has no pad_token"),
+        ({"pad_token": "<image>"}, "pad_token and image_token are both"),
+        ({"image_token": None}, "image_token is None, not '<image>'"),
+    ],
+)
+def test_bad_tokenizers_are_refused(change, message, tokenizer_folder, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(tokenizer_folder, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | change
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError) as error:
+        load_tokenizer(folder)
+    assert str(folder) in str(error.value) and message in str(error.value)
+
+
+def test_image_token_that_text_can_produce_is_refused(tokenizer_folder, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(tokenizer_folder, folder)
+    description = json.loads((folder / "tokenizer.json").read_text())
+    for token in description["added_tokens"]:
+        token["special"] = token["content"] != "<|end_of_text|>"
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"'<\|end_of_text\|>' is not a special token, so any text could contain it"):
+        load_tokenizer(folder)
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tokenizer_folder, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(tokenizer_folder, folder)
+    description = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = description["model"]["vocab"]
+    vocabulary["\u0100"] = 5000
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"has id 5000, but there are \d+ tokens"):
+        load_tokenizer(folder)
+
+
+def test_folder_without_a_tokenizer(tmp_path):
+    with pytest.raises(ValueError, match=rf"tokenizer {tmp_path}: no file tokenizer.json"):
+        load_tokenizer(tmp_path)
