@@ -43,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         facts = model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template)
         initialize(ParallelConfig(), seed=0)
         state = read_model(folder)
-        write_release(state, facts, tokenizer_folder, options.output, DTYPES[options.dtype or config.training.precision])
+        write_release(
+            state, facts, tokenizer_folder, options.output, DTYPES[options.dtype or config.training.precision]
+        )
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
 """What a checkpoint holds, and how it is saved and loaded under any parallel layout.
 
-Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor is stored under its global name and shape,
-so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
+Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor is stored under its global name and
+shape, so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
 """
 
 from dataclasses import asdict, dataclass

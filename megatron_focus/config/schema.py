@@ -46,7 +46,7 @@ class LanguageConfig:
     vocab_size: int = 128256
     """Rows of the embedding that stand for tokens; padded internally."""
     make_vocab_size_divisible_by: int = 128
-    """The embedding is padded to a multiple of this. It does not depend on the parallel layout, so neither does the loss."""
+    """The embedding is padded to a multiple of this under every parallel layout, so that the loss is the same."""
     max_position_embeddings: int = 8192
     """Longest sample the backbone is meant for, in tokens."""
     layernorm_epsilon: float = 1e-5

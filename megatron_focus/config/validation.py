@@ -51,9 +51,7 @@ def _model_problems(model: ModelConfig) -> list[str]:
                 f"model.image.tile_size={image.tile_size}"
             )
     if vision.num_layers < 2:
-        problems.append(
-            f"model.vision.num_layers={vision.num_layers}: the penultimate features need at least 2 layers"
-        )
+        problems.append(f"model.vision.num_layers={vision.num_layers}: the penultimate features need at least 2 layers")
     for name, part in (("vision", vision), ("language", language)):
         if part.hidden_size % part.num_attention_heads:
             problems.append(
@@ -179,12 +177,11 @@ def _parallel_problems(config: RunConfig, world_size: int) -> list[str]:
 def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str]:
     problems: list[str] = []
     pp, vpp = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
-    if vpp is not None:
-        if pp < 2 or vpp < 2:
-            problems.append(
-                f"parallel.virtual_pipeline_model_parallel_size={vpp} needs at least 2 chunks and "
-                f"parallel.pipeline_model_parallel_size of 2 or more (it is {pp})"
-            )
+    if vpp is not None and (pp < 2 or vpp < 2):
+        problems.append(
+            f"parallel.virtual_pipeline_model_parallel_size={vpp} needs at least 2 chunks and "
+            f"parallel.pipeline_model_parallel_size of 2 or more (it is {pp})"
+        )
     if parallel.pipeline_model_parallel_layout is None and model.language.num_layers % (pp * (vpp or 1)):
         problems.append(
             f"model.language.num_layers={model.language.num_layers} cannot be divided evenly over {pp} stages x "

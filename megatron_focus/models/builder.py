@@ -109,9 +109,7 @@ def projector_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.
         activation_func=torch.nn.functional.gelu,
         add_bias_linear=True,
         bias_activation_fusion=False,
-        **_common(
-            model, parallel, dtype, recompute_granularity=None, recompute_method=None, recompute_num_layers=None
-        ),
+        **_common(model, parallel, dtype, recompute_granularity=None, recompute_method=None, recompute_num_layers=None),
     )
 
 

@@ -1,6 +1,7 @@
 """The ``core_attention`` modules that the layer specs name: the one room for positions and attention backends.
 
-Shapes: T tokens of a packed row, n query heads and g key groups of this rank, d head size; tiles attend as [s, b, n, d].
+Shapes: T tokens of a packed row, n query heads and g key groups of this rank, d head size; tiles attend as
+[s, b, n, d].
 """
 
 from dataclasses import dataclass

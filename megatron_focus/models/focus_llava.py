@@ -178,9 +178,7 @@ class FocusLLaVA(LanguageModule):
         row = inputs.row
         visual = self._visual_tokens(row.tiles, inputs)
         text = self.embedding(row.tokens[None], None)[:, 0]
-        fused, layout = fuse(
-            row, text, visual, self.image_token_id, inputs.draws.drop_layer, inputs.draws.gamma
-        )
+        fused, layout = fuse(row, text, visual, self.image_token_id, inputs.draws.drop_layer, inputs.draws.gamma)
         hidden_states = with_balance_loss(fused, visual.balance, inputs.balance_coefficient)[:, None]
         if self.config.sequence_parallel:
             length = len(layout)

@@ -106,16 +106,12 @@ def _layer(
     mlp: MLPSubmodules,
     names: dict[str, str],
 ) -> ModuleSpec:
-    attention = SelfAttentionSubmodules(
-        linear_qkv=linear_qkv, core_attention=core_attention, linear_proj=linear_proj
-    )
+    attention = SelfAttentionSubmodules(linear_qkv=linear_qkv, core_attention=core_attention, linear_proj=linear_proj)
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=norm,
-            self_attention=ModuleSpec(
-                module=SelfAttention, params={"attn_mask_type": mask}, submodules=attention
-            ),
+            self_attention=ModuleSpec(module=SelfAttention, params={"attn_mask_type": mask}, submodules=attention),
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=norm,
             mlp=ModuleSpec(module=MLP, submodules=mlp),

@@ -1,8 +1,8 @@
 """What every token of the fused row is, and where each sample lies.
 
-The layout is made where text and images are fused (first pipeline stage), shrinks with the hidden states wherever tokens
-are dropped, and travels with them from stage to stage (``parallel/pipeline_metadata.py``). All per-token fields go
-through the same gather.
+The layout is made where text and images are fused (first pipeline stage), shrinks with the hidden states wherever
+tokens are dropped, and travels with them from stage to stage (``parallel/pipeline_metadata.py``). All per-token fields
+go through the same gather.
 
 Shapes: T tokens of the fused row, S samples.
 """

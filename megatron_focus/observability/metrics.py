@@ -1,7 +1,7 @@
 """What a step reports: collected where it is known, summed over all ranks once a step.
 
-Every figure is a sum to which exactly one rank of each model replica contributes, so one all-reduce over the world gives
-the totals; ratios are formed afterwards.
+Every figure is a sum to which exactly one rank of each model replica contributes, so one all-reduce over the world
+gives the totals; ratios are formed afterwards.
 """
 
 from dataclasses import dataclass, field

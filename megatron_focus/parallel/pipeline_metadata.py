@@ -2,8 +2,8 @@
 
 Stages exchange the shape of each tensor before the tensor itself (``variable_seq_lengths``), so a row may shrink in
 mid-pipeline; but the next stage must also learn which tokens are left. The layout's int32 values are appended, bit for
-bit, as extra rows of the hidden states: no further message, and right under every schedule. Point-to-point messages copy
-bits, so nothing is lost in bf16; the extra rows are cut off before any arithmetic and their gradient is zero.
+bit, as extra rows of the hidden states: no further message, and right under every schedule. Point-to-point messages
+copy bits, so nothing is lost in bf16; the extra rows are cut off before any arithmetic and their gradient is zero.
 
 Shapes: s tokens on this rank, H hidden size, r metadata rows.
 """

@@ -1,14 +1,15 @@
 """Where the visual tokens of a row can come from: everything about them that image sizes alone decide.
 
-The plan lists the *candidates*, every token that could enter the sequence, in the order in which they would enter. Which
-of them do depends on the scale chosen for each window and is decided on the device (``vision_guided.py``); the plan
-itself is built on the host, without reading a single feature.
+The plan lists the *candidates*, every token that could enter the sequence, in the order in which they would enter.
+Which of them do depends on the scale chosen for each window and is decided on the device (``vision_guided.py``); the
+plan itself is built on the host, without reading a single feature.
 
 Shapes: I images, t tiles, g cells along a tile, w window side, K = (g / w)^2 windows of a tile, M = t * K windows,
 E candidates.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,10 +51,9 @@ class WindowPlan:
 
     def to(self, device: torch.device) -> "WindowPlan":
         """A copy whose tensors lie on ``device``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return WindowPlan(
-            **{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in values.items()}
-        )
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in values if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def plan_windows(

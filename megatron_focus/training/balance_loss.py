@@ -1,8 +1,8 @@
 """Adds the gradient of the balance loss to a dense model.
 
-Megatron scales its own auxiliary losses for mixture-of-experts models only, and assumes that every microbatch weighs the
-same. Here each microbatch weighs its share of the step's windows, and the gradients of the step are divided by its loss
-tokens afterwards, so the coefficient carries both.
+Megatron scales its own auxiliary losses for mixture-of-experts models only, and assumes that every microbatch weighs
+the same. Here each microbatch weighs its share of the step's windows, and the gradients of the step are divided by its
+loss tokens afterwards, so the coefficient carries both.
 """
 
 from typing import Any

@@ -1,5 +1,7 @@
 """The modules that users name to freeze them or to give them a learning rate of their own."""
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -16,7 +18,7 @@ def module_of(parameter_name: str) -> str:
     return top if top in ("vision_tower", "projector", "vision_sampler") else "language_model"
 
 
-def freeze_modules(chunks: list[torch.nn.Module], modules: list[str]) -> None:
+def freeze_modules(chunks: Iterable[torch.nn.Module], modules: list[str]) -> None:
     """Stop training the parameters of ``modules``; call it before the model is wrapped for data parallelism."""
     for chunk in chunks:
         for name, parameter in chunk.named_parameters():

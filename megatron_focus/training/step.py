@@ -38,9 +38,7 @@ def train_step(
     recorder.add_step(inputs.baseline_visual_tokens, len(inputs.skipped))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return recorder.finish(
-        grad_norm=float(grad_norm or 0.0), lr=lr, seconds=time.perf_counter() - start, device=device
-    )
+    return recorder.finish(grad_norm=float(grad_norm or 0.0), lr=lr, seconds=time.perf_counter() - start, device=device)
 
 
 def forward_backward(
@@ -80,4 +78,3 @@ def _loss(losses: Tensor, *, result: StageOutput, recorder: StepRecorder) -> tup
     total = losses.sum()
     recorder.add_loss(total, tokens, len(losses))
     return total, tokens, {}
-

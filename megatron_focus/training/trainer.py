@@ -44,10 +44,9 @@ class Trainer:
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
         self.store = CheckpointStore(config.checkpoint.save) if config.checkpoint.save else None
         self.state = self._restore()
-        self.feeder = StepFeeder(
-            config, self._loader(), pad_token_id=self.tokenizer.pad_token_id, device=device
-        )
-        self.board = TensorBoard(config.logging.tensorboard_dir) if self._writes_board() else None
+        self.feeder = StepFeeder(config, self._loader(), pad_token_id=self.tokenizer.pad_token_id, device=device)
+        folder = config.logging.tensorboard_dir
+        self.board = TensorBoard(folder) if folder is not None and self.rank == 0 else None
         self.peak_tflops = config.logging.peak_tflops or device_peak_tflops(device)
 
     def train(self) -> StepMetrics | None:
@@ -118,9 +117,6 @@ class Trainer:
             self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu))
         if self.board is not None:
             self.board.write(self.state.iteration, metrics, mfu)
-
-    def _writes_board(self) -> bool:
-        return self.rank == 0 and self.config.logging.tensorboard_dir is not None
 
     def _say(self, line: str) -> None:
         if self.rank == 0:

@@ -1,7 +1,8 @@
 """Every parallel layout computes the same: loss, balance loss, gradients, weights, tokens kept.
 
-All layouts start from one checkpoint, written by a single rank, and run two steps on the same rows: samples with one and
-several images, without any, and a row of text alone. Tokens are dropped before layers drawn per sample from all eight.
+All layouts start from one checkpoint, written by a single rank, and run two steps on the same rows: samples with one
+and several images, without any, and a row of text alone. Tokens are dropped before layers drawn per sample from all
+eight.
 """
 
 import copy
@@ -80,7 +81,9 @@ def assert_same(results, alone):
     for got, expected, tolerance in pairs:
         assert got.keys() == expected.keys()
         for name in expected:
-            torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=tolerance, msg=lambda m, n=name: n + m)
+            torch.testing.assert_close(
+                got[name], expected[name], rtol=1e-4, atol=tolerance, msg=lambda m, n=name: n + m
+            )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from data_pipeline.config import ImageGeometry
-from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.shards import write_shards
+from data_pipeline.sources.llava_json import LlavaJson
+from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
+
+settings.register_profile("repository", database=None, deadline=None, derandomize=True)
+settings.load_profile("repository")
 
 TEXTS = [
     "What is in this picture? A cat sits on a mat, and a red ball lies beside it.",
@@ -26,8 +32,6 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder):
-    from data_pipeline.tokenizer import load_tokenizer
-
     return load_tokenizer(tokenizer_folder)
 
 
@@ -88,9 +92,6 @@ def llava_folder(tmp_path_factory, image_bytes):
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory, llava_folder, tokenizer):
     """The data set of llava_folder in shards of 5 samples."""
-    from data_pipeline.shards import write_shards
-    from data_pipeline.sources.llava_json import LlavaJson
-
     folder = tmp_path_factory.mktemp("prepared") / "data"
     write_shards(
         LlavaJson(llava_folder / "data.json", llava_folder / "images", "llava"),

@@ -52,7 +52,7 @@ def geometry(request):
     return GEOMETRIES[request.param]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(size=sizes)
 @example(size=(336, 336))  # fits the wide and the tall canvas equally: the order of the pinpoints decides
 @example(size=(100, 100))
@@ -74,7 +74,7 @@ def test_token_count_equals_transformers(name, tokenizer):
     geometry = GEOMETRIES[name]
     processor = reference_processor(geometry, tokenizer)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(size=sizes)
     def check(size):
         expected = processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"]

@@ -106,7 +106,7 @@ def test_render_equals_chat_template(name, any_tokenizer):
 text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(lambda t: t.strip() and "<" not in t)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(texts=st.lists(text, min_size=2, max_size=6).filter(lambda t: len(t) % 2 == 0))
 def test_any_text_equals_chat_template(texts, tokenizer):
     turns = parse_conversation(llava("<image>\n" + texts[0], *texts[1:]), 1)

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -7,6 +8,8 @@ from collections import Counter
 from itertools import islice, pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -180,11 +183,6 @@ def test_trainer_can_end_a_worker(make):
 @pytest.fixture
 def undecodable(damaged):
     """The data set with s9's picture replaced by zeros, as if it had been stored so: only decoding can tell."""
-    import hashlib
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     manifest = Manifest.load(damaged)
     index = manifest.ids.to_pylist().index("s9")
     shard = damaged / manifest.shard_names[manifest.shard[index]]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from data_pipeline.packing import assign_rows, pack
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(lengths=st.lists(st.integers(1, 50), max_size=60), budget=st.integers(50, 120))
 def test_pack_keeps_every_item_within_budget(lengths, budget):
     rows = pack(lengths, budget)
@@ -28,7 +28,7 @@ def test_pack_refuses_what_fits_nowhere():
         pack([3, 11], 10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(costs=st.lists(st.integers(0, 100), max_size=40), num_ranks=st.integers(1, 9))
 def test_every_row_goes_to_one_rank_and_loads_are_close(costs, num_ranks):
     ranks = assign_rows(costs, num_ranks)

@@ -1,7 +1,9 @@
+import io
 import json
 import shutil
 
 import pytest
+from PIL import Image
 from transformers import AutoTokenizer
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
@@ -27,10 +29,6 @@ def test_trained_tokenizer_loads_and_round_trips(tokenizer, tokenizer_folder):
 
 
 def test_works_in_llava_next_processor(tokenizer, image_bytes):
-    import io
-
-    from PIL import Image
-
     geometry = ImageGeometry()
     side = {"height": 336, "width": 336}
     processor = LlavaNextProcessor(

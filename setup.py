@@ -1,0 +1,42 @@
+"""Packaging of Megatron-Focus. Versions are those the tests ran with; heavy GPU packages are extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "megatron-core==0.16.1",
+    "torch>=2.11,<2.14",
+    "transformers>=5.17,<5.24",
+    "omegaconf==2.4.0",
+    "webdataset==1.0.2",
+    "tokenizers>=0.22",
+    "safetensors>=0.6",
+    "pyarrow>=21,<27",
+    "numpy>=2.0",
+    "pillow>=12",
+    "psutil>=7",
+    "tensorboard>=2.20",
+    "tqdm>=4.67",
+]
+EXTRAS = {
+    "cpu": ["torch==2.13.0"],
+    "gpu": ["transformer-engine[pytorch]==2.11.0", "nvidia-dali-cuda130==2.4.0"],
+    "quickstart": ["scikit-image==0.26.0", "matplotlib>=3.10"],
+    "test": ["pytest==9.2.0", "hypothesis==6.170.15", "scikit-image==0.26.0", "matplotlib>=3.10"],
+    "eval": ["lmms-eval"],
+    "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4"],
+}
+
+setup(
+    name="megatron-focus",
+    version="0.1.0",
+    description="Training stack for FocusLLaVA on Megatron-Core: samplers that shrink the sequence inside the LLM",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["megatron_focus*", "data_pipeline*", "tools*"]),
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)

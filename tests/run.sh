@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs what the tests need into .venv and runs them all. Arguments go to pytest, e.g. `bash tests/run.sh -k layouts`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/environment.sh test
+# Ranks are processes; more threads than cores would only make them wait for each other.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+exec python -m pytest -q --durations=10 "$@"
