@@ -40,6 +40,31 @@ def tiny_model(**language) -> ModelConfig:
     )
 
 
+def split_row(row: PackedRow) -> list[PackedRow]:
+    """Each sample of a row as a row of its own."""
+    counts = (1 + row.grids[:, 0] * row.grids[:, 1]).tolist()
+    rows, image, tile = [], 0, 0
+    for index, sample_id in enumerate(row.sample_ids):
+        begin, end = row.cu_seqlens[index : index + 2].tolist()
+        images = int((row.tokens[begin:end] == IMAGE_TOKEN).sum())
+        tiles = sum(counts[image : image + images])
+        rows.append(
+            PackedRow(
+                tokens=row.tokens[begin:end],
+                labels=row.labels[begin:end],
+                instruction=row.instruction[begin:end],
+                cu_seqlens=torch.tensor([0, end - begin], dtype=torch.int32),
+                tiles=row.tiles[tile : tile + tiles],
+                grids=row.grids[image : image + images],
+                image_sizes=row.image_sizes[image : image + images],
+                sample_keys=row.sample_keys[index : index + 1],
+                sample_ids=[sample_id],
+            )
+        )
+        image, tile = image + images, tile + tiles
+    return rows
+
+
 def make_row(seed: int, image_sizes: list[list[tuple[int, int]]]) -> PackedRow:
     """A row with one sample per entry, which lists the (height, width) of the sample's images.
 

@@ -17,10 +17,10 @@ from torch.distributed import ProcessGroup
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.row import PackedRow, empty_row
 from data_pipeline.steps import LoaderState, SkippedSample, StepBatch
-from megatron_focus.config.schema import RunConfig
+from megatron_focus.config.schema import ModelConfig, RunConfig
 from megatron_focus.models.focus_llava import RowInputs
 from megatron_focus.samplers.draws import draw
-from megatron_focus.samplers.window_plan import plan_windows
+from megatron_focus.samplers.window_plan import WindowPlan, plan_windows
 from megatron_focus.training.balance_loss import balance_coefficient
 
 
@@ -104,18 +104,8 @@ class StepFeeder:
 
     def _row_inputs(self, rows: list[PackedRow], step: int) -> list[RowInputs]:
         """Plans, draws and balance coefficients; the step's totals are known before anything is computed."""
-        model = self.config.model
-        sampler = model.vision_sampler
-        plans = [
-            plan_windows(
-                row.image_sizes,
-                model.image,
-                sampler.window if sampler.enabled else 1,
-                sampler.scales if sampler.enabled else [],
-                sampler.global_view if sampler.enabled else "keep",
-            )
-            for row in rows
-        ]
+        model, seed = self.config.model, self.config.training.seed
+        plans = [row_plan(model, row) for row in rows]
         windows = sum(plan.num_windows for plan in plans)
         loss_tokens = sum(row.loss_tokens for row in rows)
         totals = torch.tensor([windows, loss_tokens], dtype=torch.int64, device=self.device)
@@ -124,15 +114,9 @@ class StepFeeder:
         step_windows, step_loss_tokens = totals.tolist()
         inputs = []
         for row, plan in zip(rows, plans, strict=True):
-            draws = draw(
-                model.text_sampler,
-                row.sample_keys.tolist(),
-                seed=self.config.training.seed,
-                step=step,
-                training=True,
-            )
+            draws = draw(model.text_sampler, row.sample_keys.tolist(), seed=seed, step=step, training=True)
             coefficient = balance_coefficient(
-                sampler.balance_loss_coeff, plan.num_windows, step_windows, step_loss_tokens
+                model.vision_sampler.balance_loss_coeff, plan.num_windows, step_windows, step_loss_tokens
             )
             inputs.append(
                 RowInputs(
@@ -144,6 +128,14 @@ class StepFeeder:
                 )
             )
         return inputs
+
+
+def row_plan(model: ModelConfig, row: PackedRow) -> WindowPlan:
+    """The plan of a row's visual tokens, with the sampler or without it."""
+    sampler = model.vision_sampler
+    if not sampler.enabled:
+        return plan_windows(row.image_sizes, model.image, window=1, scales=[], global_view="keep")
+    return plan_windows(row.image_sizes, model.image, sampler.window, sampler.scales, sampler.global_view)
 
 
 def on_device(row: PackedRow, device: torch.device) -> PackedRow:

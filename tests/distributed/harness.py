@@ -5,6 +5,7 @@ Ranks are forked from a server that has Megatron imported already, so a test pay
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
                 if not ok:
                     failure = f"rank {rank}:\n{value}"
                     break
-                results[rank] = value
+                results[rank] = pickle.loads(value)
     finally:
         for process in processes:
             if failure is not None:
@@ -77,8 +78,8 @@ def _rank_main(
     try:
         value = function(*args)
         shut_down()
-        # By value, not through shared memory: the rank is gone before the parent looks.
-        sender.send((True, value))
+        # Pickled here, by value: torch would share memory of a rank that is gone before the parent looks.
+        sender.send((True, pickle.dumps(value)))
     except BaseException:
         sender.send((False, traceback.format_exc()))
     sender.close()

@@ -29,7 +29,7 @@ from megatron_focus.training.batch import StepFeeder
 from megatron_focus.training.step import forward_backward, train_step
 from megatron_focus.training.trainer import build_trainable
 from tests.distributed.assemble import Shard, local_shards
-from tests.tiny import IMAGE_TOKEN, make_row, tiny_model
+from tests.tiny import IMAGE_TOKEN, make_row, split_row, tiny_model
 
 ROWS = [
     [[(100, 80)], [], [(60, 200), (57, 57)]],
@@ -100,15 +100,18 @@ def save_initial_weights(config: RunConfig, folder: str) -> None:
     save_weights(CheckpointStore(folder), parts.chunks, dump_config(config))
 
 
-def run_steps(config: RunConfig, weights: str, row_images: list, steps: int) -> RankResult:
-    """Train ``steps`` steps on the rows, dealt to data-parallel ranks in turn."""
+def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one_by_one: bool = False) -> RankResult:
+    """Train ``steps`` steps on the rows, dealt to data-parallel ranks in turn; ``one_by_one``: a row for each sample."""
     device, parts = start(config)
     store = CheckpointStore(weights).latest()
     assert store is not None
     load_weights(Path(store), parts)
     rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     mine = list(range(len(row_images)))[rank::size]
-    batches = iter([_batch([make_row(10 * step + i, row_images[i]) for i in mine]) for step in range(steps)])
+    rows = [[make_row(10 * step + i, row_images[i]) for i in mine] for step in range(steps)]
+    if one_by_one:
+        rows = [[sample for row in of_step for sample in split_row(row)] for of_step in rows]
+    batches = iter([_batch(of_step) for of_step in rows])
     feeder = StepFeeder(config, batches if StepFeeder.reads_data() else None, pad_token_id=249, device=device)
     result = RankResult()
     for step in range(steps):
@@ -124,7 +127,7 @@ def run_steps(config: RunConfig, weights: str, row_images: list, steps: int) -> 
         result.grad_norms.append(metrics.grad_norm)
         result.totals.append(metrics.totals)
         chunk = unwrap_model(parts.chunks[-1])
-        if chunk.post_process:
+        if chunk.post_process and not one_by_one:
             chunks = len(parts.chunks)
             seen = recorder.seen if chunks == 1 else _of_last_chunk(recorder.seen, len(mine), chunks)
             result.kept |= {100 * step + row: seen[i] for i, row in enumerate(mine)}

@@ -1,0 +1,250 @@
+"""The model against things nobody here wrote, and against itself by other means."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlavaNextForConditionalGeneration
+
+from data_pipeline.anyres import normalise, visual_token_count
+from data_pipeline.row import IGNORE_INDEX, PackedRow
+from data_pipeline.tokenizer import load_tokenizer
+from megatron_focus.config.schema import VisionSamplerConfig
+from megatron_focus.conversion.from_config import model_facts
+from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf
+from megatron_focus.conversion.release_config import release_config
+from megatron_focus.models.core_attention import rotate
+from megatron_focus.models.packed_layout import VISUAL
+from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
+from megatron_focus.samplers.draws import TextDraws
+from megatron_focus.training.balance_loss import balance_coefficient
+from tests.distributed.harness import run_ranks
+from tests.functional.single import one_rank_model, row_inputs
+from tests.tiny import GEOMETRY, make_row, tiny_model
+
+SAMPLES = [[(100, 80)], [(57, 333)], [], [(200, 41), (56, 56)], [(112, 112)]]
+
+
+def families(name):
+    settings = {"llama": {}, "qwen2": {"add_qkv_bias": True}, "mistral": {"num_query_groups": 4}}[name]
+    model = tiny_model(num_layers=4, vocab_size=320, architecture=name, **settings)
+    model.text_sampler.layer = 2
+    return model
+
+
+def with_ids_of(tokenizer, row):
+    """The row with the tokenizer's own placeholder and, around each instruction, its user-turn markers."""
+    row.tokens[row.tokens == 250] = tokenizer.image_token_id
+    return row
+
+
+def samples_of(row: PackedRow) -> list[tuple[slice, slice, slice]]:
+    """For each sample its slices of tokens, images and tiles."""
+    counts = [int(r * c) + 1 for r, c in row.grids.tolist()]
+    result, image, tile = [], 0, 0
+    for begin, end in zip(row.cu_seqlens[:-1].tolist(), row.cu_seqlens[1:].tolist(), strict=True):
+        images = sum(1 for t in row.tokens[begin:end].tolist() if t == row.placeholder)
+        tiles = sum(counts[image : image + images])
+        result.append((slice(begin, end), slice(image, image + images), slice(tile, tile + tiles)))
+        image, tile = image + images, tile + tiles
+    return result
+
+
+def hf_inputs(row: PackedRow, part, placeholder):
+    """What a transformers model gets for one sample of the row: expanded ids, padded tiles, sizes."""
+    tokens, images, tiles = part
+    ids, which = [], list(range(images.start, images.stop))
+    for token in row.tokens[tokens].tolist():
+        count = visual_token_count(*row.image_sizes[which.pop(0)].tolist(), GEOMETRY) if token == placeholder else 1
+        ids += [token] * count
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+    if images.start < images.stop:
+        pixels = normalise(row.tiles[tiles], torch.float32)
+        parts = pixels.split([int(r * c) + 1 for r, c in row.grids[images].tolist()])
+        inputs["pixel_values"] = nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+        inputs["image_sizes"] = row.image_sizes[images].long()
+    return inputs
+
+
+def logits_beside_llava_next(tokenizer_folder, family):
+    """Largest difference of logits from the stock model, samplers off, for each sample of a packed row."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = families(family)
+    model.vision_sampler = VisionSamplerConfig(enabled=False)
+    model.text_sampler.mode = "off"
+    torch.manual_seed(3)
+    chunk = one_rank_model(model, tokenizer.image_token_id).eval()
+    facts = model_facts(model, tokenizer, "llama3")
+    stock = LlavaNextForConditionalGeneration(release_config(facts, torch.float32)).eval()
+    nn.init.normal_(stock.model.vision_tower.embeddings.class_embedding)
+    for parameter in stock.parameters():
+        if parameter.dim() == 1:
+            parameter.data += 0.1 * torch.randn_like(parameter)  # biases and norms that matter
+    chunk.load_state_dict(hf_to_megatron(stock.state_dict(), facts), strict=False)
+    row = with_ids_of(tokenizer, make_row(5, SAMPLES))
+    row.placeholder = tokenizer.image_token_id
+    with torch.no_grad():
+        result = chunk(row_inputs(model, row, training=False), return_logits=True)
+        ours = result.output[:, 0, : model.language.vocab_size].split(result.layout.seqlens)
+        theirs = [stock(**hf_inputs(row, part, tokenizer.image_token_id)).logits[0] for part in samples_of(row)]
+    assert [len(x) for x in ours] == [len(x) for x in theirs]
+    return [((a - b).abs().max().item(), b.abs().max().item()) for a, b in zip(ours, theirs, strict=True)]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_without_samplers_logits_equal_llava_next(dataset, family):
+    (differences,) = run_ranks(logits_beside_llava_next, 1, str(dataset / "tokenizer"), family)
+    for difference, size in differences:
+        assert difference < 2e-5 * size, differences  # fp32 sums in another order: 4e-6 of the largest logit was seen
+
+
+def logits_beside_the_release(tokenizer_folder, family):
+    """Both samplers on: differences of logits and the kept positions of both sides, per sample."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = families(family)
+    torch.manual_seed(4)
+    chunk = one_rank_model(model, tokenizer.image_token_id).eval()
+    nn.init.normal_(chunk.vision_sampler.selector.weight)
+    facts = model_facts(model, tokenizer, "llama3")
+    release = FocusLlavaForConditionalGeneration(release_config(facts, torch.float32)).eval()
+    release.load_state_dict(megatron_to_hf(dict(chunk.named_parameters()), facts), strict=True)
+    row = make_row(6, SAMPLES)
+    start, end = facts.tokens.instruction_start_token_ids, facts.tokens.instruction_end_token_ids
+    row = with_markers(with_ids_of(tokenizer, row), start, end)
+    row.placeholder = tokenizer.image_token_id
+    with torch.no_grad():
+        result = chunk(row_inputs(model, row, training=False), return_logits=True)
+        ours = result.output[:, 0, : model.language.vocab_size].split(result.layout.seqlens)
+        theirs = [release(**hf_inputs(row, part, row.placeholder)).logits[0] for part in samples_of(row)]
+    dropped = [int(count) for _, count in result.decoder.dropped]
+    pairs = zip(ours, theirs, strict=True)
+    return [(len(a), len(b), (a - b).abs().max().item() if len(a) == len(b) else None) for a, b in pairs], dropped
+
+
+def with_markers(row: PackedRow, start: list[int], end: list[int]) -> PackedRow:
+    """The row with each instruction between the ids that open and close a user turn."""
+    keys = {"tokens": [], "labels": [], "instruction": []}
+    lengths = []
+    for begin, stop in zip(row.cu_seqlens[:-1].tolist(), row.cu_seqlens[1:].tolist(), strict=True):
+        length = 0
+        for i in range(begin, stop):
+            flag = bool(row.instruction[i])
+            opens = flag and not bool(row.instruction[i - 1])
+            closes = flag and not bool(row.instruction[i + 1])
+            own = int(row.tokens[i])
+            pieces = [(t, False) for t in start * opens] + [(own, flag)] + [(t, False) for t in end * closes]
+            for token, is_instruction in pieces:
+                keys["tokens"].append(token)
+                keys["labels"].append(IGNORE_INDEX)
+                keys["instruction"].append(is_instruction)
+            length += len(pieces)
+        lengths.append(length)
+    cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    fields = {name: torch.tensor(values) for name, values in keys.items()}
+    return PackedRow(**{**row.tensors(), **fields, "cu_seqlens": cu}, sample_ids=row.sample_ids)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_with_samplers_logits_equal_the_release(dataset, family):
+    ((samples, dropped),) = run_ranks(logits_beside_the_release, 1, str(dataset / "tokenizer"), family)
+    assert sum(dropped) > 20
+    for ours, theirs, difference in samples:
+        assert ours == theirs  # as many tokens are left
+        assert difference < 1e-4, samples  # logits of size 5; 6e-6 was seen
+
+
+class _Masked(nn.Module):
+    """A core attention over the whole row that hides dropped keys from every query."""
+
+    def __init__(self, core, visible):
+        super().__init__()
+        self.core, self.visible = core, visible
+
+    def forward(self, query, key, value, mask, attn_mask_type=None, attention_bias=None, packed_seq_params=None):
+        query, key = (
+            rotate(x, packed_seq_params.angles, self.core.config, self.core.pg_collection) for x in (query, key)
+        )
+        sample = torch.repeat_interleave(torch.tensor(packed_seq_params.seqlens))
+        allowed = (sample[:, None] == sample[None]) & torch.ones(len(query), len(query)).tril().bool()
+        allowed = (allowed & self.visible[None]) | torch.eye(len(query), dtype=torch.bool)
+        q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed[None, None], enable_gqa=True)
+        return out[0].transpose(0, 1).flatten(1)
+
+
+def dropped_beside_masked(layers, gammas):
+    """Losses with tokens dropped, and with the same tokens kept and hidden."""
+    model = tiny_model()
+    torch.manual_seed(5)
+    chunk = one_rank_model(model, 250)
+    row = make_row(7, [[(100, 80)], [(60, 200), (57, 57)], []])
+    draws = TextDraws(drop_layer=torch.tensor(layers, dtype=torch.int32), gamma=torch.tensor(gammas))
+    inputs = row_inputs(model, row, training=True, draws=draws)
+    dropped = chunk(inputs)
+    everything = TextDraws(drop_layer=torch.full((3,), -1, dtype=torch.int32), gamma=torch.ones(3))
+    whole = chunk(row_inputs(model, row, training=True, draws=everything))
+    left = {(s, p) for s, p in zip(dropped.layout.sample.tolist(), dropped.layout.position.tolist(), strict=True)}
+    sample = whole.layout.sample.tolist()
+    stays = torch.tensor([(s, p) in left for s, p in zip(sample, whole.layout.position.tolist(), strict=True)])
+    first = torch.tensor([layers[s] for s in sample])
+    for layer in chunk.decoder.layers:
+        visible = stays | (first > layer.layer_number - 1)
+        layer.self_attention.core_attention = _Masked(layer.self_attention.core_attention, visible)
+    masked = chunk(row_inputs(model, row, training=True, draws=everything))
+    count = int((~stays & (whole.layout.kind == VISUAL)).sum())
+    return dropped.output.detach(), masked.output.detach(), whole.output.detach(), count
+
+
+@pytest.mark.parametrize("layers", [[0, 0, 0], [3, 5, 2], [7, 1, 7]])
+def test_dropping_equals_hiding_the_dropped_keys(layers):
+    ((dropped, masked, whole, count),) = run_ranks(dropped_beside_masked, 1, layers, [0.5, 0.6, 0.5])
+    assert count > 30
+    torch.testing.assert_close(dropped, masked, rtol=1e-5, atol=2e-5)  # losses of 6; 2e-6 was seen
+    assert (dropped - whole).abs().max() > 1e-3  # dropping did change something
+
+
+def balance_gradient(alpha):
+    """The selector's gradient from the schedule's form and from one plain autograd graph."""
+    model = tiny_model()
+    torch.manual_seed(6)
+    chunk = one_rank_model(model, 250)
+    rows = [make_row(i, images) for i, images in enumerate(([[(100, 80)], []], [[(30, 90)], [(112, 112)]], [[]]))]
+    inputs = [row_inputs(model, row, training=True) for row in rows]
+    windows = sum(i.plan.num_windows for i in inputs)
+    tokens = sum(i.loss_tokens for i in inputs)
+    parameters = list(chunk.vision_sampler.parameters())
+
+    total = torch.zeros(())
+    for one in inputs:
+        out = chunk(one)
+        total = total + out.output.sum() / tokens
+        total = total + alpha * one.plan.num_windows / windows * out.visual.balance
+    plain = torch.autograd.grad(total, parameters)
+
+    scheduled = [torch.zeros_like(p) for p in parameters]
+    for one in inputs:
+        one.balance_coefficient = balance_coefficient(alpha, one.plan.num_windows, windows, tokens)
+        for whole, part in zip(scheduled, torch.autograd.grad(chunk(one).output.sum(), parameters), strict=True):
+            whole += part / tokens
+    return plain, scheduled
+
+
+def test_the_balance_gradient_is_that_of_the_loss_as_written():
+    ((plain, scheduled),) = run_ranks(balance_gradient, 1, 0.1)
+    ((without, _),) = run_ranks(balance_gradient, 1, 0.0)
+    for a, b, c in zip(plain, scheduled, without, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)  # 3e-8 was seen
+        assert (a - c).abs().max() > 1e-4  # the balance loss is felt
+
+
+def test_a_wrong_number_of_placeholders_is_refused():
+    row = make_row(1, [[(100, 80)]])
+    row.tokens[row.tokens == 250] = 7
+    with pytest.raises(AssertionError, match="row1-0 has 0 image placeholders but 1 images"):
+        run_ranks(_forward, 1, copy.deepcopy(row))
+
+
+def _forward(row):
+    model = tiny_model()
+    one_rank_model(model, 250)(row_inputs(model, row, training=True))
