@@ -34,20 +34,20 @@ class Release:
 
     def __init__(self, folder: Path):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
         self.model = model.to(self.device).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
         self.processor.tokenizer.padding_side = "left"  # answers begin where the prompts end
 
     def inputs(self, image: Image.Image | None, chats: list[list[tuple[str, str]]]) -> Any:
         """Model inputs of (role, text) conversations that all begin with the same picture, if any."""
         messages = []
         for chat in chats:
-            turns = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in chat]
+            turns: list[Any] = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in chat]
             if image is not None:
                 turns[0]["content"].insert(0, {"type": "image", "image": image})
             messages.append(turns)
-        form = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+        form = {"tokenize": True, "return_dict": True, "processor_kwargs": {"padding": True, "return_tensors": "pt"}}
         return self.processor.apply_chat_template(messages, add_generation_prompt=True, **form).to(self.device)
 
     def answer(self, inputs: Any) -> list[str]:

@@ -21,6 +21,7 @@ from megatron_focus.checkpoint.store import CheckpointStore
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, beside the tensors."""
 
+_EXTRA_STATE = "_extra_state"
 _FORMAT = ("torch_dist", 1)
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
@@ -95,10 +96,15 @@ def load_weights(folder: Path, parts: Trainable) -> None:
 
 
 def _sharded_model(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
-    """Sharded state of each chunk. Names inside are global, so chunks of any layout find theirs."""
+    """Sharded state of each chunk. Names inside are global, so chunks of any layout find theirs.
+
+    Transformer Engine's ``_extra_state`` (FP8 scales) stays out: there is no FP8 here, and without it a checkpoint does
+    not depend on the layer implementation.
+    """
+    states = (unwrap_model(chunk).sharded_state_dict(metadata=dict(_OPTIMIZER_FORMAT)) for chunk in chunks)
     return {
-        f"model{i}": unwrap_model(chunk).sharded_state_dict(metadata=dict(_OPTIMIZER_FORMAT))
-        for i, chunk in enumerate(chunks)
+        f"model{i}": {name: tensor for name, tensor in state.items() if not name.endswith(_EXTRA_STATE)}
+        for i, state in enumerate(states)
     }
 
 
@@ -117,7 +123,10 @@ def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _load_chunks(chunks: list[DistributedDataParallel], loaded: dict[str, Any]) -> None:
     for i, chunk in enumerate(chunks):
-        unwrap_model(chunk).load_state_dict(loaded[f"model{i}"], strict=True)
+        keys = unwrap_model(chunk).load_state_dict(loaded[f"model{i}"], strict=False)
+        missing = [name for name in keys.missing_keys if not name.endswith(_EXTRA_STATE)]
+        if missing or keys.unexpected_keys:
+            raise ValueError(f"the checkpoint lacks {missing} and has {keys.unexpected_keys} beyond the model")
 
 
 def loader_state(saved: dict[str, Any] | None) -> LoaderState | None:

@@ -101,7 +101,7 @@ def save_initial_weights(config: RunConfig, folder: str) -> None:
 
 
 def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one_by_one: bool = False) -> RankResult:
-    """Train ``steps`` steps on the rows, dealt to data-parallel ranks in turn; ``one_by_one``: a row for each sample."""
+    """Train ``steps`` steps on the rows, dealt to data-parallel ranks in turn; ``one_by_one``: a row a sample."""
     device, parts = start(config)
     store = CheckpointStore(weights).latest()
     assert store is not None

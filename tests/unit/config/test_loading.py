@@ -1,0 +1,51 @@
+"""One path by which settings arrive: defaults, YAML with inheritance, overrides; unknown keys refused."""
+
+import pytest
+
+from megatron_focus.config.loading import dump_config, load_config
+from megatron_focus.config.schema import RunConfig
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_later_layers_win_and_the_rest_keeps_its_default(tmp_path):
+    write(tmp_path / "base.yaml", "optimizer: {lr: 1.0e-3, weight_decay: 0.1}\ntraining: {train_iters: 7}\n")
+    child = write(tmp_path / "child.yaml", "base: base.yaml\noptimizer: {lr: 2.0e-3}\n")
+    config = load_config(child, ["training.seed=5", "optimizer.module_lr={vision_tower: 2e-6}"])
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (2e-3, 0.1)
+    assert (config.training.train_iters, config.training.seed) == (7, 5)
+    assert config.optimizer.module_lr == {"vision_tower": 2e-6}
+    assert config.model == RunConfig().model
+
+
+def test_the_dumped_configuration_reads_back_to_the_same(tmp_path):
+    config = load_config(None, ["model.language.kv_channels=64", "parallel.sequence_parallel=true"])
+    assert load_config(write(tmp_path / "saved.yaml", dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "parts"),
+    [
+        ("optimizer: {learning_rate: 1}\n", [], ["run.yaml", "optimizer.learning_rate"]),
+        ("training: {train_iters: many}\n", [], ["run.yaml", "training.train_iters", "many"]),
+        ("- a\n", [], ["run.yaml", "mapping"]),
+        ("a: [\n", [], ["run.yaml", "YAML"]),
+        ("{}", ["training.train_iter=5"], ["training.train_iter=5", "train_iter"]),
+        ("{}", ["training.train_iters=x"], ["training.train_iters", "'x'"]),
+        ("{}", ["training.train_iters"], ["training.train_iters", "key=value"]),
+        ("base: run.yaml\n", [], ["run.yaml", "circle"]),
+    ],
+)
+def test_mistakes_name_file_key_and_value(tmp_path, text, overrides, parts):
+    with pytest.raises(ValueError) as error:
+        load_config(write(tmp_path / "run.yaml", text), overrides)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_missing_base_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        load_config(write(tmp_path / "run.yaml", "base: absent.yaml\n"))

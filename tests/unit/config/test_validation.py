@@ -1,0 +1,72 @@
+"""Contradictions are refused with a sentence that says what to change, all at once."""
+
+import importlib.util
+
+import pytest
+
+from megatron_focus.config.loading import load_config
+from megatron_focus.config.validation import padded_vocab_size, validate
+
+
+def test_the_defaults_are_the_papers_and_valid():
+    validate(load_config(None), 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["parallel.context_parallel_size=2"], ["context_parallel_size=2", "sequence_parallel"]),
+        (["parallel.tensor_model_parallel_size=3"], ["8 ranks", "tensor_model_parallel_size=3", "multiple of 3"]),
+        (["parallel.sequence_parallel=true"], ["sequence_parallel", "tensor_model_parallel_size of 2"]),
+        (["parallel.virtual_pipeline_model_parallel_size=2"], ["virtual_pipeline", "2 or more"]),
+        (["model.language.num_layers=30", "parallel.pipeline_model_parallel_size=4"], ["num_layers=30", "layout"]),
+        (["parallel.recompute_granularity=full"], ["recompute_method", "recompute_num_layers"]),
+        (["parallel.recompute_method=uniform"], ["recompute_granularity=full"]),
+        (["parallel.overlap_param_gather=true"], ["overlap_grad_reduce"]),
+        (["model.vision_sampler.window=3"], ["window=3"]),
+        (["model.vision_sampler.window=8", "model.image.tile_size=140"], ["window=8", "10 cells", "grid_pinpoints"]),
+        (["model.vision_sampler.window=2"], ["'4x4'", "window 2"]),
+        (["model.vision_sampler.window=1"], ["'2x2'", "1x1, discard"]),
+        (["model.vision_sampler.scales=[2x2,1x1]"], ["finest first", "['1x1', '2x2']"]),
+        (["model.vision_sampler.scales=[1x1,1x1]"], ["once"]),
+        (["model.vision_sampler.balance_weights=[1,1,2]"], ["balance_weights", "sum 3"]),
+        (["model.vision_sampler.gate=soft"], ["gate='soft'", "paper, ste, switch"]),
+        (["model.text_sampler.layer=32"], ["layer=32", "0 to 31"]),
+        (["model.text_sampler.layer_range=[8,40]"], ["layer_range=[8, 40]"]),
+        (["model.text_sampler.gamma_range=[0.9,0.7]"], ["gamma_range"]),
+        (["model.text_sampler.gamma=0"], ["gamma=0"]),
+        (["model.language.architecture=gpt2"], ["'gpt2'", "llama, qwen2, mistral"]),
+        (["model.language.architecture=qwen2"], ["add_qkv_bias=False", "Qwen2"]),
+        (["data.max_sequence_length=9000"], ["9000", "max_position_embeddings=8192"]),
+        (["optimizer.freeze=[encoder]"], ["'encoder'", "vision_tower"]),
+        (["optimizer.freeze=[projector]", "optimizer.module_lr={projector: 1}"], ["both name 'projector'"]),
+        (["optimizer.freeze=[vision_tower,projector,vision_sampler,language_model]"], ["nothing would be trained"]),
+        (["optimizer.min_lr=1"], ["min_lr=1", "lr=1e-05"]),
+        (["training.precision=fp16"], ["'fp16'", "bf16, fp32"]),
+        (["training.global_batch_size=0"], ["global_batch_size=0"]),
+        (["data.chat_template=alpaca"], ["'alpaca'"]),
+    ],
+)
+def test_refusals(overrides, parts):
+    with pytest.raises(ValueError) as error:
+        validate(load_config(None, overrides), 8)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_all_problems_are_listed_at_once():
+    with pytest.raises(ValueError) as error:
+        validate(load_config(None, ["training.precision=fp16", "model.vision_sampler.gate=soft"]), 8)
+    assert str(error.value).count("\n  - ") == 2
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformer_engine") is not None, reason="Transformer Engine is installed"
+)
+def test_a_missing_transformer_engine_is_an_error():
+    with pytest.raises(ValueError, match="not installed: install the 'gpu' extra"):
+        validate(load_config(None, ["model.transformer_impl=transformer_engine"]), 8)
+
+
+def test_the_padded_vocabulary_does_not_depend_on_the_layout():
+    assert padded_vocab_size(load_config(None, ["model.language.vocab_size=128258"]).model) == 128384
