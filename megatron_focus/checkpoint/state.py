@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel
@@ -58,15 +59,20 @@ def save_checkpoint(
         "train_state": asdict(state),
     }
     dist_checkpointing.save(content, str(target), _FORMAT, content_metadata=_OPTIMIZER_FORMAT)
-    (target / CONFIG_FILE).write_text(config_yaml)
+    _write_config(target, config_yaml)
     return store.commit(state.iteration, keep_last)
+
+
+def _write_config(folder: Path, config_yaml: str) -> None:
+    if torch.distributed.get_rank() == 0:
+        (folder / CONFIG_FILE).write_text(config_yaml)
 
 
 def save_weights(store: CheckpointStore, chunks: list[DistributedDataParallel], config_yaml: str) -> Path:
     """Write the weights alone, as iteration 0: what a run starts from (``checkpoint.pretrained``) (collective)."""
     target = store.begin(0)
     dist_checkpointing.save(_sharded_model(chunks), str(target), _FORMAT)
-    (target / CONFIG_FILE).write_text(config_yaml)
+    _write_config(target, config_yaml)
     return store.commit(0, keep_last=0)
 
 

@@ -22,7 +22,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
 
     Args:
         parallel: the layout, already validated for this world size.
-        seed: base seed of initial weights; Megatron derives one per tensor-parallel rank.
+        seed: base seed of initial weights; each pipeline stage and tensor-parallel shard gets its own from it.
         timeout_minutes: how long a collective may wait before the job is ended.
 
     Returns:
@@ -46,7 +46,10 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
     )
-    model_parallel_cuda_manual_seed(seed)
+    # Tensor-parallel ranks draw replicated weights alike, from either generator; stages draw different layers.
+    stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(stage_seed)
+    model_parallel_cuda_manual_seed(stage_seed)
     return device
 
 

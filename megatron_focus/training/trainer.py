@@ -1,5 +1,6 @@
 """The training loop."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -44,6 +45,7 @@ class Trainer:
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
         self.store = CheckpointStore(config.checkpoint.save) if config.checkpoint.save else None
         self.state = self._restore()
+        self.skipped = 0
         self.feeder = StepFeeder(config, self._loader(), pad_token_id=self.tokenizer.pad_token_id, device=device)
         folder = config.logging.tensorboard_dir
         self.board = TensorBoard(folder) if folder is not None and self.rank == 0 else None
@@ -65,7 +67,8 @@ class Trainer:
                 self.save()
         if self.board is not None:
             self.board.close()
-        self._say(f"finished {self.state.iteration} steps, {self.state.consumed_samples:,} samples")
+        left_out = f", {self.skipped:,} left out (listed above)" if self.skipped else ""
+        self._say(f"finished {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}")
         return metrics
 
     def save(self) -> None:
@@ -108,6 +111,9 @@ class Trainer:
 
     def _advance(self, inputs: StepInputs, metrics: StepMetrics) -> None:
         """Count the step as done and report it."""
+        for sample in inputs.skipped:
+            print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
+        self.skipped += round(metrics.totals["skipped"])
         self.state.iteration += 1
         self.state.consumed_samples += round(metrics.totals["samples"])
         if inputs.loader_state is not None:

@@ -120,6 +120,17 @@ def test_packed_equals_one_by_one(layout, weights, one_by_one):
     assert_same(results, reference)
 
 
+def test_tied_embeddings_stay_tied(tmp_path):
+    """The embedding of the first stage and the head of the last are one weight with one gradient."""
+    model = tiny_model(share_embeddings_and_output_weights=True)
+    run_ranks(save_initial_weights, 1, configure(model), str(tmp_path))
+    reference = run(1, str(tmp_path), {}, model=model)
+    for layout in ("pp2", "tp2 sp"):
+        world_size, parallel = LAYOUTS[layout]
+        results = run(world_size, str(tmp_path), parallel, model=copy.deepcopy(model))
+        assert_same(results, reference)
+
+
 @pytest.mark.parametrize("layer", [0, 3, 7])
 def test_drops_on_the_first_a_middle_and_the_last_stage(layer, weights):
     model = tiny_model()

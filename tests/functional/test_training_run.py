@@ -74,6 +74,21 @@ def test_retention_keeps_the_newest(run_config):
     assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000005", "iter_0000006"]
 
 
+def test_samples_that_do_not_fit_are_refused_or_left_out_and_listed(run_config, capfd):
+    config = run_config()
+    config.data.max_sequence_length = 285
+    with pytest.raises(
+        AssertionError, match=r"sample 's\d+' of colours: \d+ tokens, more than data.max_sequence_length"
+    ):
+        run_ranks(train, 1, config)
+    config.data.on_bad_sample = "skip"
+    results = run_ranks(train, 1, config)
+    assert len(results[0].losses) == 6
+    out, err = capfd.readouterr()
+    assert "samples skipped" in out and "left out (listed above)" in out
+    assert "left out (too long): " in err and "sample 's" in err
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_loss_falls(run_config, precision):
     config = run_config(TP2, {"train_iters": 25, "precision": precision}, lr=5e-3)
