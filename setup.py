@@ -1,4 +1,4 @@
-"""Packaging of Megatron-Focus. Versions are those the tests ran with; heavy GPU packages are extras."""
+"""Packaging of Megatron-Focus: the core is pinned to what the tests ran with; heavy GPU packages are extras."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ CORE = [
 ]
 EXTRAS = {
     "cpu": ["torch==2.13.0"],
+    # Named for GPU machines; the README's table says what has run there.
     "gpu": ["transformer-engine[pytorch]==2.11.0", "nvidia-dali-cuda130==2.4.0"],
     "quickstart": ["scikit-image==0.26.0", "matplotlib>=3.10"],
     "test": ["pytest==9.2.0", "hypothesis==6.170.15", "scikit-image==0.26.0", "matplotlib>=3.10"],
-    "eval": ["lmms-eval"],
     "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4"],
 }
 

@@ -8,7 +8,8 @@ import argparse
 import sys
 
 from megatron_focus.config.loading import dump_config, load_config
-from megatron_focus.config.validation import validate
+from megatron_focus.config.schema import RunConfig
+from megatron_focus.config.validation import validate, validate_data
 from megatron_focus.parallel.initialize import initialize, shut_down, world_size_from_launcher
 
 
@@ -27,23 +28,29 @@ def main(arguments: list[str] | None = None) -> int:
         "--world-size", type=int, help="with --dry-run: check for this many ranks (default: the launcher's)"
     )
     options = parser.parse_args(arguments)
+    if options.world_size is not None and not options.dry_run:
+        parser.error("--world-size goes with --dry-run; a run has the ranks that its launcher starts")
     try:
         config = load_config(options.config, options.overrides)
-        validate(config, options.world_size if options.dry_run and options.world_size else world_size_from_launcher())
+        validate(config, options.world_size or world_size_from_launcher())
+        validate_data(config)
+        if options.dry_run:
+            print(dump_config(config), end="")
+            return 0
+        _run(config)
     except (ValueError, FileNotFoundError) as error:
+        # The process group is left alone: other ranks may wait in a collective, and the launcher ends them.
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.dry_run:
-        print(dump_config(config), end="")
-        return 0
+    return 0
+
+
+def _run(config: RunConfig) -> None:
     from megatron_focus.training.trainer import Trainer  # after validation: Megatron takes seconds to import
 
     device = initialize(config.parallel, config.training.seed)
-    try:
-        Trainer(config, device).train()
-    finally:
-        shut_down()
-    return 0
+    Trainer(config, device).train()
+    shut_down()
 
 
 if __name__ == "__main__":

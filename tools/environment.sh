@@ -11,16 +11,16 @@ _python=${PYTHON:-python3}
     echo "error: Python 3.11 or newer is needed, $("$_python" --version) was found; name another with PYTHON=..." >&2
     exit 1
 }
-_want=$({ sha256sum <"$_root/setup.py"; echo "$_extras"; } | sha256sum | cut -c1-16)
+_want=$({ cat "$_root/setup.py"; echo "$_extras"; } | sha256sum | cut -c1-16)
 if [ ! -e "$_root/.venv/installed-$_want" ]; then
-    echo "installing into $_root/.venv (once, some minutes) ..."
-    [ -x "$_root/.venv/bin/python" ] || "$_python" -m venv "$_root/.venv"
+    echo "installing into $_root/.venv (once, a few minutes) ..."
+    _pip="$_root/.venv/bin/python -m pip install -q --disable-pip-version-check"
     # torch first and by its exact version, so that nothing else pulls another build of it.
-    "$_root/.venv/bin/python" -m pip install -q --disable-pip-version-check torch==2.13.0 2>&1 | grep -v ^WARNING || true
-    "$_root/.venv/bin/python" -m pip install -q --disable-pip-version-check -e "$_root[$_extras]" 2>&1 |
-        grep -v ^WARNING || true
-    "$_root/.venv/bin/python" -c 'import torch, megatron.core, transformers, megatron_focus' || {
-        echo "error: the installation failed; its messages stand above" >&2
+    { [ -x "$_root/.venv/bin/python" ] || "$_python" -m venv "$_root/.venv"; } &&
+        $_pip torch==2.13.0 >"$_root/.venv/install.log" 2>&1 &&
+        $_pip -e "$_root[$_extras]" >>"$_root/.venv/install.log" 2>&1 || {
+        echo "error: the installation failed:" >&2
+        tail -n 20 "$_root/.venv/install.log" >&2
         exit 1
     }
     touch "$_root/.venv/installed-$_want"

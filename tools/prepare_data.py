@@ -12,7 +12,7 @@ from data_pipeline.tokenizer import load_tokenizer
 
 EXAMPLE = """\
 example:
-  python -m tools.prepare_data --json llava_v1_5_mix665k.json --images data/images --source llava-mix \\
+  python tools/prepare_data.py --json llava_v1_5_mix665k.json --images data/images --source llava-mix \\
       --tokenizer tokenizers/llama-3 --template llama3 --output prepared/llava-mix --on-bad-sample skip
 """
 
@@ -20,7 +20,7 @@ example:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, see ``--help``."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.prepare_data",
+        prog="python tools/prepare_data.py",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

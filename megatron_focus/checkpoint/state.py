@@ -18,6 +18,8 @@ from megatron.core.utils import unwrap_model
 
 from data_pipeline.steps import LoaderState
 from megatron_focus.checkpoint.store import CheckpointStore
+from megatron_focus.config.loading import load_config
+from megatron_focus.config.schema import RunConfig
 
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, beside the tensors."""
@@ -74,6 +76,26 @@ def save_weights(store: CheckpointStore, chunks: list[DistributedDataParallel], 
     dist_checkpointing.save(_sharded_model(chunks), str(target), _FORMAT)
     _write_config(target, config_yaml)
     return store.commit(0, keep_last=0)
+
+
+def check_same_schedule(folder: Path, config: RunConfig) -> None:
+    """Refuse to continue a run under other optimizer settings: the checkpoint's state was made by its own.
+
+    Raises:
+        ValueError: names each key with both values.
+    """
+    saved = load_config(folder / CONFIG_FILE)
+    before, now = (
+        {f"optimizer.{k}": v for k, v in asdict(c.optimizer).items()}
+        | {"training.train_iters": c.training.train_iters, "training.seed": c.training.seed}
+        for c in (saved, config)
+    )
+    changed = [f"{key}={now[key]} (was {before[key]})" for key in before if before[key] != now[key]]
+    if changed:
+        raise ValueError(
+            f"{folder} cannot be continued with {', '.join(changed)}: change it back, or start a new run in another "
+            "checkpoint.save with checkpoint.pretrained naming this one"
+        )
 
 
 def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:

@@ -37,8 +37,15 @@ class CheckpointStore:
         return self.path(iterations[-1]) if iterations else None
 
     def begin(self, iteration: int) -> Path:
-        """An empty folder to write into, on every rank. Left-overs of killed writers are removed."""
-        partial = self.path(iteration).with_name(self.path(iteration).name + _PARTIAL)
+        """An empty folder to write into, on every rank. Left-overs of killed writers are removed.
+
+        Raises:
+            ValueError: the checkpoint exists already.
+        """
+        if self.path(iteration).exists():
+            raise ValueError(f"{self.path(iteration)} exists already; nothing is written over a checkpoint")
+        torch.distributed.barrier()  # every rank has looked before the folder can appear
+        partial = _partial(self.path(iteration))
         if torch.distributed.get_rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self.folder.glob(f"iter_*{_PARTIAL}"):
@@ -52,12 +59,14 @@ class CheckpointStore:
         final = self.path(iteration)
         torch.distributed.barrier()
         if torch.distributed.get_rank() == 0:
-            replaced = final.with_name(final.name + ".replaced")
-            if final.exists():
-                final.rename(replaced)
-            final.with_name(final.name + _PARTIAL).rename(final)
-            shutil.rmtree(replaced, ignore_errors=True)
+            _partial(final).rename(final)
             for old in self.iterations()[:-keep_last] if keep_last else []:
-                shutil.rmtree(self.path(old))
+                # Renamed first: a kill in the middle must not leave half of something that looks complete.
+                self.path(old).rename(_partial(self.path(old)))
+                shutil.rmtree(_partial(self.path(old)))
         torch.distributed.barrier()
         return final
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + _PARTIAL)

@@ -30,7 +30,10 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{source}: key {error.full_key!r}: {reason}") from error
-    return cast(RunConfig, OmegaConf.to_object(merged))
+    try:
+        return cast(RunConfig, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: key {error.full_key!r}: {str(error).splitlines()[0]}") from error
 
 
 def dump_config(config: RunConfig) -> str:

@@ -134,7 +134,7 @@ class ParallelConfig:
     use_distributed_optimizer: bool = True
     """Shard optimizer state over data-parallel ranks (ZeRO-1 and the gradient half of ZeRO-2)."""
     overlap_grad_reduce: bool = False
-    overlap_param_gather: bool = False
+    """Reduce gradients over data-parallel ranks while the last microbatch's backward pass still runs."""
     recompute_granularity: str | None = None
     """Null, ``selective`` (core attention) or ``full``."""
     recompute_method: str | None = None

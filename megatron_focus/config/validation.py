@@ -5,6 +5,7 @@ sees every problem at once.
 """
 
 import importlib.util
+import re
 
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
 
@@ -18,13 +19,25 @@ def validate(config: RunConfig, world_size: int) -> None:
     Raises:
         ValueError: at least one check failed; the message lists all of them.
     """
-    problems = [
+    # Sizes first: the other checks divide by them.
+    problems = _size_problems(config) or [
         *_model_problems(config.model),
         *_parallel_problems(config, world_size),
         *_training_problems(config),
     ]
     if problems:
         raise ValueError("the configuration cannot run:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+def validate_data(config: RunConfig) -> None:
+    """Check what training needs beyond a computable model.
+
+    Raises:
+        ValueError: no data set or no tokenizer is given.
+    """
+    for key, value in (("data.path", config.data.path), ("data.tokenizer", config.data.tokenizer)):
+        if value is None:
+            raise ValueError(f"{key} is not set: name the folder that tools/prepare_data.py wrote or read")
 
 
 def padded_vocab_size(config: ModelConfig) -> int:
@@ -35,6 +48,51 @@ def padded_vocab_size(config: ModelConfig) -> int:
 
 def _one_of(key: str, value: object, allowed: tuple[object, ...]) -> list[str]:
     return [] if value in allowed else [f"{key}={value!r} is unknown; use one of {', '.join(map(str, allowed))}"]
+
+
+def _size_problems(config: RunConfig) -> list[str]:
+    model, parallel, training = config.model, config.parallel, config.training
+    language, vision, image = model.language, model.vision, model.image
+    at_least_one = {
+        "model.image.tile_size": image.tile_size,
+        "model.image.patch_size": image.patch_size,
+        "model.image.grid_pinpoints (their number)": len(image.grid_pinpoints),
+        "model.vision.hidden_size": vision.hidden_size,
+        "model.vision.ffn_hidden_size": vision.ffn_hidden_size,
+        "model.vision.num_attention_heads": vision.num_attention_heads,
+        "model.language.num_layers": language.num_layers,
+        "model.language.hidden_size": language.hidden_size,
+        "model.language.ffn_hidden_size": language.ffn_hidden_size,
+        "model.language.num_attention_heads": language.num_attention_heads,
+        "model.language.num_query_groups": language.num_query_groups,
+        "model.language.kv_channels": 1 if language.kv_channels is None else language.kv_channels,
+        "model.language.vocab_size": language.vocab_size,
+        "model.language.make_vocab_size_divisible_by": language.make_vocab_size_divisible_by,
+        "model.language.rotary_base": language.rotary_base,
+        "parallel.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "parallel.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "data.max_sequence_length": config.data.max_sequence_length,
+        "training.train_iters": training.train_iters,
+        "training.exit_iter": 1 if training.exit_iter is None else training.exit_iter,
+        "training.global_batch_size": training.global_batch_size,
+        "checkpoint.save_interval": config.checkpoint.save_interval,
+        "logging.log_interval": config.logging.log_interval,
+    }
+    at_least_zero = {
+        "model.vision_sampler.balance_loss_coeff": model.vision_sampler.balance_loss_coeff,
+        "data.num_workers": config.data.num_workers,
+        "data.seed": config.data.seed,
+        "training.seed": training.seed,
+        "checkpoint.keep_last": config.checkpoint.keep_last,
+        "optimizer.clip_grad": config.optimizer.clip_grad,
+        "optimizer.weight_decay": config.optimizer.weight_decay,
+        **{f"optimizer.module_lr.{module}": lr for module, lr in config.optimizer.module_lr.items()},
+    }
+    problems = [f"{key}={value} must be 1 or more" for key, value in at_least_one.items() if value < 1]
+    problems += [f"{key}={value} must be 0 or more" for key, value in at_least_zero.items() if value < 0]
+    if config.optimizer.lr <= 0:
+        problems.append(f"optimizer.lr={config.optimizer.lr} must be above 0; freeze modules with optimizer.freeze")
+    return problems
 
 
 def _model_problems(model: ModelConfig) -> list[str]:
@@ -58,6 +116,9 @@ def _model_problems(model: ModelConfig) -> list[str]:
                 f"model.{name}.hidden_size={part.hidden_size} is not a multiple of "
                 f"model.{name}.num_attention_heads={part.num_attention_heads}"
             )
+    head = language.kv_channels or language.hidden_size // language.num_attention_heads
+    if head % 2:
+        problems.append(f"the head size {head} (model.language.kv_channels) must be even: RoPE turns pairs of channels")
     if language.num_attention_heads % language.num_query_groups:
         problems.append(
             f"model.language.num_attention_heads={language.num_attention_heads} is not a multiple of "
@@ -87,6 +148,8 @@ def _vision_sampler_problems(model: ModelConfig) -> list[str]:
     problems += _one_of("model.vision_sampler.window", sampler.window, (1, 2, 4, 8, 12))
     if not sampler.enabled:
         return problems
+    if not set(sampler.scales) - {"discard"}:
+        problems.append(f"model.vision_sampler.scales={sampler.scales} leaves no scale that keeps tokens")
     if sampler.window > 0 and cells % sampler.window:
         problems.append(
             f"model.vision_sampler.window={sampler.window} does not divide the {cells} cells along a tile "
@@ -149,7 +212,7 @@ def _parallel_problems(config: RunConfig, world_size: int) -> list[str]:
             "over ranks, but each sample drops other tokens, so the shards would fall out of balance and lose their "
             "sample boundaries; set it to 1 and use parallel.sequence_parallel=true for long rows"
         )
-    if tp < 1 or pp < 1 or world_size % (tp * pp):
+    if world_size % (tp * pp):
         problems.append(
             f"{world_size} ranks cannot be divided into parallel.tensor_model_parallel_size={tp} x "
             f"parallel.pipeline_model_parallel_size={pp}; start a multiple of {tp * pp} ranks"
@@ -187,11 +250,26 @@ def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str
             f"model.language.num_layers={model.language.num_layers} cannot be divided evenly over {pp} stages x "
             f"{vpp or 1} chunks; give parallel.pipeline_model_parallel_layout"
         )
-    if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
+    layout = parallel.pipeline_model_parallel_layout
+    return problems + (_layout_problems(layout, pp * (vpp or 1), model.language.num_layers) if layout else [])
+
+
+def _layout_problems(layout: str, chunks: int, num_layers: int) -> list[str]:
+    """Check Megatron's string: ``E`` embedding, ``t`` layer, ``L`` loss, ``|`` between chunks, ``x*n`` repeats."""
+    plain = re.sub(r"[\s,]", "", layout)
+    plain = re.sub(r"\(([^()]*)\)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
+    plain = re.sub(r"(.)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
+    key = f"parallel.pipeline_model_parallel_layout={layout!r}"
+    if not re.fullmatch(r"E[t|]*L", plain):
+        return [f"{key} must be layers 't' in chunks separated by '|', with one 'E' in front and one 'L' at the end"]
+    problems = []
+    if plain.count("|") + 1 != chunks:
         problems.append(
-            "parallel.overlap_param_gather=true needs parallel.use_distributed_optimizer=true and "
-            "parallel.overlap_grad_reduce=true"
+            f"{key} has {plain.count('|') + 1} chunks; parallel.pipeline_model_parallel_size x "
+            f"parallel.virtual_pipeline_model_parallel_size needs {chunks}"
         )
+    if plain.count("t") != num_layers:
+        problems.append(f"{key} has {plain.count('t')} layers; model.language.num_layers={num_layers}")
     return problems
 
 
@@ -229,14 +307,11 @@ def _training_problems(config: RunConfig) -> list[str]:
             problems.append(f"optimizer.freeze and optimizer.module_lr both name {module!r}; keep one")
     if set(MODULES) <= set(optimizer.freeze):
         problems.append("optimizer.freeze names every module, so nothing would be trained")
-    for key, value in (
-        ("training.train_iters", training.train_iters),
-        ("training.global_batch_size", training.global_batch_size),
-        ("checkpoint.save_interval", config.checkpoint.save_interval),
-        ("logging.log_interval", config.logging.log_interval),
-    ):
-        if value < 1:
-            problems.append(f"{key}={value} must be 1 or more")
+    if config.model.transformer_impl == "transformer_engine" and training.precision == "fp32":
+        problems.append(
+            "model.transformer_impl=transformer_engine attends packed rows in bf16 only; set training.precision=bf16, "
+            "or model.transformer_impl=local"
+        )
     if not 0 <= optimizer.lr_warmup_fraction < 1:
         problems.append(f"optimizer.lr_warmup_fraction={optimizer.lr_warmup_fraction} must be in [0, 1)")
     if not 0 <= optimizer.min_lr <= optimizer.lr:

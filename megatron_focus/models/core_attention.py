@@ -44,8 +44,15 @@ def packed_row_params(layout: PackedLayout, angles: Tensor) -> PackedRowParams:
 
 def rotate(tensor: Tensor, angles: Tensor, config: TransformerConfig, pg_collection: ProcessGroupCollection) -> Tensor:
     """Apply RoPE to [T, heads, d] at the given angles."""
-    # The "sbhd" form takes one angle a row as it is; the packed form would count positions from 0 again.
-    return apply_rotary_pos_emb(tensor[:, None], angles, config, cp_group=pg_collection.cp)[:, 0]
+    if config.apply_rope_fusion:
+        # The "sbhd" form takes one angle a row as it is; the packed form would count positions from 0 again.
+        return apply_rotary_pos_emb(tensor[:, None], angles, config, cp_group=pg_collection.cp)[:, 0]
+    # Megatron-Core's unfused form, written with half of its passes over memory: the sine takes the sign of the half.
+    cos, sin = angles[:, 0].cos(), angles[:, 0].sin()
+    sin[..., : sin.shape[-1] // 2].neg_()
+    first, second = tensor.chunk(2, dim=-1)
+    swapped = torch.cat([second, first], dim=-1)
+    return torch.addcmul(tensor * cos.to(tensor.dtype), swapped, sin.to(tensor.dtype))
 
 
 class PackedAttention(nn.Module):
@@ -73,8 +80,8 @@ class PackedAttention(nn.Module):
         seqlens = packed_seq_params.seqlens
         # One call a sample: a block mask over the whole row would cost the square of the row's length.
         samples = zip(*(x.transpose(0, 1).split(seqlens, dim=1) for x in (query, key, value)), strict=True)
-        outputs = [_causal(q, k, v) for q, k, v in samples]
-        return torch.cat(outputs, dim=1).transpose(0, 1).flatten(1)
+        outputs = [_causal(q, k, v).transpose(0, 1) for q, k, v in samples]
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).flatten(1)
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

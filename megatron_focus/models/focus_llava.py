@@ -143,8 +143,7 @@ class FocusLLaVA(LanguageModule):
             self.vision_sampler = VisionGuidedSampler(
                 model.vision_sampler, model.image.cells_per_side, model.init_method_std, self.config.params_dtype
             )
-        newline = torch.randn(channels, dtype=self.config.params_dtype) * channels**-0.5
-        self.image_newline = nn.Parameter(newline.to(self.vision_tower.class_token.device))
+        self.image_newline = nn.Parameter(torch.randn(channels, dtype=self.config.params_dtype) * channels**-0.5)
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
         """Take the previous stage's output; called by Megatron's schedules."""

@@ -45,9 +45,12 @@ def layer_specs(transformer_impl: str) -> LayerSpecs:
 
     Raises:
         ImportError: Transformer Engine is asked for and not installed.
+        ValueError: it is asked for on a machine without CUDA.
     """
     if transformer_impl == "local":
         return _local()
+    if not torch.cuda.is_available():
+        raise ValueError("model.transformer_impl=transformer_engine needs CUDA; set model.transformer_impl=local")
     return _transformer_engine()
 
 

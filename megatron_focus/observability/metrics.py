@@ -84,7 +84,10 @@ class StepMetrics:
         return self.totals["row_tokens"] / self.seconds
 
     def mfu(self, world_size: int, peak_tflops: float | None) -> float | None:
-        """Model FLOPs used, of what the devices could do; None where their peak is not known."""
+        """Model FLOPs used, of what the devices could do; None where their peak is not known.
+
+        Counted as if every module were trained: a backward pass costs twice its forward pass.
+        """
         if peak_tflops is None:
             return None
         return self.totals["flops"] / (self.seconds * world_size * peak_tflops * 1e12)

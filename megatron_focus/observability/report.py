@@ -5,8 +5,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from megatron_focus.observability.metrics import StepMetrics
 
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0}
-"""Dense bf16 peak of one device in TFLOP/s, from the vendors' data sheets (SXM form)."""
+PEAK_TFLOPS = {"A100": 312.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0}
+"""Dense bf16 peak of one device in TFLOP/s, from the vendor's data sheets; the first name that fits counts."""
 
 
 def device_peak_tflops(device: torch.device) -> float | None:
@@ -17,8 +17,8 @@ def device_peak_tflops(device: torch.device) -> float | None:
     return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
 
 
-def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None) -> str:
-    """One line that a person can follow while a run goes on."""
+def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None, skipped: int) -> str:
+    """One line that a person can follow while a run goes on; ``skipped`` counts the samples left out so far."""
     shares = " ".join(f"{name} {share:.0%}" for name, share in metrics.scale_shares.items())
     parts = [
         f"step {step}/{steps}",
@@ -31,7 +31,7 @@ def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None
         f"{metrics.tokens_per_second:,.0f} tokens/s",
         f"MFU {mfu:.1%}" if mfu is not None else "",
         f"{metrics.seconds:.2f} s",
-        f"{metrics.totals['skipped']:.0f} samples skipped" if metrics.totals["skipped"] else "",
+        f"{skipped:,} samples left out" if skipped else "",
     ]
     return " | ".join(part for part in parts if part)
 
@@ -39,8 +39,9 @@ def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None
 class TensorBoard:
     """Writes a step's scalars."""
 
-    def __init__(self, folder: str) -> None:
-        self.writer = SummaryWriter(folder)
+    def __init__(self, folder: str, first_step: int) -> None:
+        """``first_step`` hides what an interrupted run wrote for that step and later ones."""
+        self.writer = SummaryWriter(folder, purge_step=first_step)
 
     def write(self, step: int, metrics: StepMetrics, mfu: float | None) -> None:
         """Write the scalars of training step ``step`` (from 1)."""

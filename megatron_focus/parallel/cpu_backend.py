@@ -72,8 +72,9 @@ class _FusedAdam(torch.optim.Optimizer):
             group["step"] = group.get("step", 0) + 1
             parameters = [p for p in group["params"] if p.grad is not None]
             for parameter in parameters:
-                self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
-                self.state[parameter].setdefault("exp_avg_sq", torch.zeros_like(parameter))
+                if not self.state[parameter]:
+                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
+                    self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
             adamw(
                 parameters,
                 [p.grad for p in parameters],

@@ -67,6 +67,9 @@ def plan_windows(
         window: side w of a window in cells.
         scales: kernels to choose from, finest first; empty for LLaVA-NeXT's own tokens (no sampler).
         global_view: ``compress``, ``keep`` or ``drop``.
+
+    Raises:
+        ValueError: an image is so elongated that no cell of it is inside the picture, and its global view is dropped.
     """
     builder = _Builder(geometry, window, scales, global_view)
     for image, (height, width) in enumerate(image_sizes.tolist()):
@@ -190,7 +193,13 @@ class _Builder:
             end += cells // (kernel[0] * kernel[1]) if pooled and kernel is not None else 0
         raw = column("scale") == NEWLINE_SCALE
         start = np.where(raw, 0, np.array(starts)[np.where(raw, 0, block + 1)])
-        newline = block == -1
+        newline, image = block == -1, column("image")
+        empty = np.flatnonzero(np.bincount(image, minlength=num_images) == 0)
+        if len(empty) > 0:
+            raise ValueError(
+                f"image {empty[0]} of the row leaves no visual token under model.vision_sampler.global_view=drop: "
+                "it is too elongated for the cells of its tiles; use compress or keep"
+            )
         source = np.where(newline, end, start + column("offset"))
         valid = np.concatenate(self.cell_valid) if self.cell_valid else np.zeros((0, self.g, self.g), bool)
         counted = np.concatenate(self.counted) if self.counted and self.kernels else np.zeros(0, bool)
@@ -198,7 +207,7 @@ class _Builder:
             source=torch.from_numpy(source),
             window=torch.from_numpy(np.where(window < 0, self.tiles * self.per_side**2, window)),
             scale=torch.from_numpy(column("scale")),
-            image=torch.from_numpy(column("image")),
+            image=torch.from_numpy(image),
             newline=torch.from_numpy(newline),
             cell_valid=torch.from_numpy(valid),
             window_counted=torch.from_numpy(counted),

@@ -7,7 +7,7 @@ Shapes: S samples, N text tokens, I images, t tiles, P tile side.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from megatron.core import parallel_state
@@ -140,9 +140,8 @@ def row_plan(model: ModelConfig, row: PackedRow) -> WindowPlan:
 
 def on_device(row: PackedRow, device: torch.device) -> PackedRow:
     """The row on ``device``, except what the host alone reads."""
-    moved = row.to(device)
-    moved.grids, moved.image_sizes, moved.sample_keys = row.grids, row.image_sizes, row.sample_keys
-    return moved
+    names = ("tokens", "labels", "instruction", "cu_seqlens", "tiles")
+    return replace(row, **{name: getattr(row, name).to(device, non_blocking=True) for name in names})
 
 
 def broadcast_row(row: PackedRow | None, group: ProcessGroup, device: torch.device) -> PackedRow:
@@ -162,27 +161,28 @@ def broadcast_row(row: PackedRow | None, group: ProcessGroup, device: torch.devi
         torch.distributed.broadcast(tensor, src=source, group=group)
         return tensor
 
-    fields = list(row.tensors().values()) if row is not None else []
     header = torch.zeros(5, dtype=torch.int64)
     if row is not None:
-        header = torch.tensor([len(row.tokens), row.num_samples, len(row.grids), *row.tiles.shape[::2][:2]])
+        tiles, _, side, _ = row.tiles.shape
+        header = torch.tensor([len(row.tokens), row.num_samples, len(row.image_sizes), tiles, side])
     tokens, samples, images, tiles, side = shared(header.to(device)).tolist()
-    lengths = [tokens, tokens, tokens, samples + 1, images * 2, images * 2, samples]
+    lengths = dict.fromkeys(("tokens", "labels", "instruction"), tokens)
+    lengths |= {"cu_seqlens": samples + 1, "grids": 2 * images, "image_sizes": 2 * images, "sample_keys": samples}
     if row is not None:
-        numbers = torch.cat([f.flatten().to(torch.int64) for f in fields if f.dtype != torch.uint8]).to(device)
+        numbers = torch.cat([getattr(row, name).flatten().to(torch.int64) for name in lengths]).to(device)
         pixels = row.tiles.to(device)
     else:
-        numbers = torch.empty(sum(lengths), dtype=torch.int64, device=device)
+        numbers = torch.empty(sum(lengths.values()), dtype=torch.int64, device=device)
         pixels = torch.empty(tiles, 3, side, side, dtype=torch.uint8, device=device)
-    parts = shared(numbers).cpu().split(lengths)
+    parts = dict(zip(lengths, shared(numbers).cpu().split(list(lengths.values())), strict=True))
     return PackedRow(
-        tokens=parts[0],
-        labels=parts[1],
-        instruction=parts[2].bool(),
-        cu_seqlens=parts[3].to(torch.int32),
+        tokens=parts["tokens"],
+        labels=parts["labels"],
+        instruction=parts["instruction"].bool(),
+        cu_seqlens=parts["cu_seqlens"].to(torch.int32),
         tiles=shared(pixels.contiguous()),
-        grids=parts[4].view(-1, 2).to(torch.int32),
-        image_sizes=parts[5].view(-1, 2).to(torch.int32),
-        sample_keys=parts[6],
-        sample_ids=row.sample_ids if row is not None else [f"key {key:016x}" for key in parts[6].tolist()],
+        grids=parts["grids"].view(-1, 2).to(torch.int32),
+        image_sizes=parts["image_sizes"].view(-1, 2).to(torch.int32),
+        sample_keys=parts["sample_keys"],
+        sample_ids=row.sample_ids if row is not None else [f"key {key:016x}" for key in parts["sample_keys"].tolist()],
     )

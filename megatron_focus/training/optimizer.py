@@ -30,7 +30,6 @@ def build_optimizer(config: RunConfig, chunks: list[DistributedDataParallel]) ->
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        overlap_param_gather=config.parallel.overlap_param_gather,
     )
     overrides = get_standard_config_overrides(optimizer_config)
     for module, lr in settings.module_lr.items():

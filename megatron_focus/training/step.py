@@ -24,14 +24,24 @@ def train_step(
     inputs: StepInputs,
     recorder: StepRecorder,
     device: torch.device,
+    started: float | None = None,
 ) -> StepMetrics:
     """Forward and backward over all microbatches, then one optimizer and scheduler step.
+
+    Args:
+        chunks: this rank's model chunks.
+        optimizer: Megatron's optimizer over them.
+        scheduler: its schedule.
+        inputs: the step's microbatches.
+        recorder: collects the step's figures.
+        device: device of this rank.
+        started: ``time.perf_counter()`` when the step began, its wait for data included; now if None.
 
     Returns:
         the step's metrics, summed over all ranks.
     """
-    start = time.perf_counter()
-    lr = optimizer.param_groups[0]["lr"] if optimizer.param_groups else 0.0
+    start = time.perf_counter() if started is None else started
+    lr = scheduler.get_lr({})  # of the groups without a rate of their own
     forward_backward(chunks, optimizer, inputs, recorder)
     _, grad_norm, _ = optimizer.step()
     scheduler.step(increment=1)

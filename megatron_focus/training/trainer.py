@@ -1,6 +1,8 @@
 """The training loop."""
 
+import math
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,7 @@ from data_pipeline.tokenizer import load_tokenizer
 from megatron_focus.checkpoint.state import (
     Trainable,
     TrainState,
+    check_same_schedule,
     load_checkpoint,
     load_weights,
     loader_state,
@@ -48,7 +51,8 @@ class Trainer:
         self.skipped = 0
         self.feeder = StepFeeder(config, self._loader(), pad_token_id=self.tokenizer.pad_token_id, device=device)
         folder = config.logging.tensorboard_dir
-        self.board = TensorBoard(folder) if folder is not None and self.rank == 0 else None
+        writes = folder is not None and self.rank == 0
+        self.board = TensorBoard(str(folder), self.state.iteration + 1) if writes else None
         self.peak_tflops = config.logging.peak_tflops or device_peak_tflops(device)
 
     def train(self) -> StepMetrics | None:
@@ -57,10 +61,11 @@ class Trainer:
         last = min(training.train_iters, training.exit_iter or training.train_iters)
         metrics = None
         while self.state.iteration < last:
+            started = time.perf_counter()
             inputs = self.feeder.next_step(self.state.iteration)
             recorder = StepRecorder(self.config.model)
             metrics = train_step(
-                self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device
+                self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device, started
             )
             self._advance(inputs, metrics)
             if self.state.iteration % checkpoint.save_interval == 0 or self.state.iteration == last:
@@ -87,6 +92,7 @@ class Trainer:
     def _restore(self) -> TrainState:
         newest = self.store.latest() if self.store is not None else None
         if newest is not None:
+            check_same_schedule(newest, self.config)
             state = load_checkpoint(newest, self.parts)
             self._say(f"continuing from {newest} at step {state.iteration}")
             return state
@@ -110,7 +116,15 @@ class Trainer:
         )
 
     def _advance(self, inputs: StepInputs, metrics: StepMetrics) -> None:
-        """Count the step as done and report it."""
+        """Count the step as done and report it.
+
+        Raises:
+            FloatingPointError: the loss or the gradient norm is not finite; the last checkpoint is from before it.
+        """
+        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
+            raise FloatingPointError(
+                f"step {self.state.iteration + 1}: loss {metrics.loss}, gradient norm {metrics.grad_norm}"
+            )
         for sample in inputs.skipped:
             print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
         self.skipped += round(metrics.totals["skipped"])
@@ -120,7 +134,7 @@ class Trainer:
             self.state.loader = asdict(inputs.loader_state)
         mfu = metrics.mfu(torch.distributed.get_world_size(), self.peak_tflops)
         if self.state.iteration % self.config.logging.log_interval == 0:
-            self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu))
+            self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu, self.skipped))
         if self.board is not None:
             self.board.write(self.state.iteration, metrics, mfu)
 
@@ -131,8 +145,7 @@ class Trainer:
 
 def _tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     """The run's tokenizer, which must fit the model's embedding."""
-    if config.data.path is None or config.data.tokenizer is None:
-        raise ValueError(f"data.path={config.data.path} and data.tokenizer={config.data.tokenizer} must both be set")
+    assert config.data.tokenizer is not None
     tokenizer = load_tokenizer(config.data.tokenizer)
     if len(tokenizer) > config.model.language.vocab_size:
         raise ValueError(
@@ -151,7 +164,6 @@ def build_trainable(config: RunConfig, image_token_id: int) -> Trainable:
     data_parallel = DistributedDataParallelConfig(
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
-        overlap_param_gather=parallel.overlap_param_gather,
         grad_reduce_in_fp32=True,
     )
     # Only the first chunk's gradients are still being made when its bucket could be reduced.

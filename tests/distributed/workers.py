@@ -111,7 +111,7 @@ def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one
     rows = [[make_row(10 * step + i, row_images[i]) for i in mine] for step in range(steps)]
     if one_by_one:
         rows = [[sample for row in of_step for sample in split_row(row)] for of_step in rows]
-    batches = iter([_batch(of_step) for of_step in rows])
+    batches = iter([step_batch(of_step) for of_step in rows])
     feeder = StepFeeder(config, batches if StepFeeder.reads_data() else None, pad_token_id=249, device=device)
     result = RankResult()
     for step in range(steps):
@@ -146,7 +146,7 @@ def _of_last_chunk(seen: list, rows: int, chunks: int) -> list:
     return last
 
 
-def _batch(rows: list[PackedRow]) -> StepBatch:
+def step_batch(rows: list[PackedRow]) -> StepBatch:
     return StepBatch(
         rows=rows,
         state=LoaderState(seed=0, epoch=0, position=0, manifest_hash="none"),

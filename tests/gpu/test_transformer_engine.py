@@ -12,7 +12,7 @@ from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.training.batch import StepFeeder
 from megatron_focus.training.step import train_step
 from tests.distributed.harness import run_ranks
-from tests.distributed.workers import ROWS, _batch, configure, start
+from tests.distributed.workers import ROWS, configure, start, step_batch
 from tests.tiny import make_row, tiny_model
 
 pytestmark = [
@@ -38,7 +38,9 @@ def three_steps(transformer_impl: str, folder: str, writes: bool):
     if writes:
         save_weights(store, parts.chunks, dump_config(config))
     load_weights(store.path(0), parts)
-    batches = iter([_batch([make_row(10 * step + i, images) for i, images in enumerate(ROWS)]) for step in range(3)])
+    batches = iter(
+        [step_batch([make_row(10 * step + i, images) for i, images in enumerate(ROWS)]) for step in range(3)]
+    )
     feeder = StepFeeder(config, batches, pad_token_id=249, device=device)
     metrics = [
         train_step(

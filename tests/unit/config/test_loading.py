@@ -37,6 +37,7 @@ def test_the_dumped_configuration_reads_back_to_the_same(tmp_path):
         ("{}", ["training.train_iters=x"], ["training.train_iters", "'x'"]),
         ("{}", ["training.train_iters"], ["training.train_iters", "key=value"]),
         ("base: run.yaml\n", [], ["run.yaml", "circle"]),
+        ("data: {path: '${nowhere}'}\n", [], ["run.yaml", "nowhere"]),
     ],
 )
 def test_mistakes_name_file_key_and_value(tmp_path, text, overrides, parts):

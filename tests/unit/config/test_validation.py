@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from megatron_focus.config.loading import load_config
-from megatron_focus.config.validation import padded_vocab_size, validate
+from megatron_focus.config.validation import padded_vocab_size, validate, validate_data
 
 
 def test_the_defaults_are_the_papers_and_valid():
@@ -22,7 +22,15 @@ def test_the_defaults_are_the_papers_and_valid():
         (["model.language.num_layers=30", "parallel.pipeline_model_parallel_size=4"], ["num_layers=30", "layout"]),
         (["parallel.recompute_granularity=full"], ["recompute_method", "recompute_num_layers"]),
         (["parallel.recompute_method=uniform"], ["recompute_granularity=full"]),
-        (["parallel.overlap_param_gather=true"], ["overlap_grad_reduce"]),
+        (["parallel.pipeline_model_parallel_layout=Ettt|tttL"], ["2 chunks", "needs 1", "6 layers", "num_layers=32"]),
+        (["parallel.pipeline_model_parallel_layout=tttE"], ["'E' in front", "'L' at the end"]),
+        (["parallel.tensor_model_parallel_size=0"], ["tensor_model_parallel_size=0 must be 1 or more"]),
+        (["model.image.patch_size=0", "training.seed=-1"], ["patch_size=0", "seed=-1 must be 0 or more"]),
+        (["model.vision_sampler.scales=[]"], ["leaves no scale"]),
+        (["model.vision_sampler.window=1", "model.vision_sampler.scales=[discard]"], ["leaves no scale"]),
+        (["optimizer.lr=0"], ["lr=0.0 must be above 0"]),
+        (["optimizer.module_lr={projector: -1}"], ["module_lr.projector=-1"]),
+        (["model.language.kv_channels=5"], ["head size 5", "even"]),
         (["model.vision_sampler.window=3"], ["window=3"]),
         (["model.vision_sampler.window=8", "model.image.tile_size=140"], ["window=8", "10 cells", "grid_pinpoints"]),
         (["model.vision_sampler.window=2"], ["'4x4'", "window 2"]),
@@ -52,6 +60,16 @@ def test_refusals(overrides, parts):
         validate(load_config(None, overrides), 8)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_uneven_layouts_with_repeats_are_understood():
+    overrides = ["parallel.pipeline_model_parallel_size=4", "parallel.pipeline_model_parallel_layout=Et*5|(t*9|)*2t*9L"]
+    validate(load_config(None, overrides), 8)
+
+
+def test_a_run_needs_data():
+    with pytest.raises(ValueError, match=r"data\.path is not set"):
+        validate_data(load_config(None))
 
 
 def test_all_problems_are_listed_at_once():

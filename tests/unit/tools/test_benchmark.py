@@ -1,0 +1,146 @@
+"""The benchmark's arithmetic, and that what it compares is the same model; times are never tested."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from data_pipeline.config import ImageGeometry
+from megatron_focus.benchmark.measure import interleaved, ratios
+from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
+from megatron_focus.benchmark.run import run
+from megatron_focus.benchmark.table import TRANSFORMERS, format_phase, make_phase, verdict
+from megatron_focus.benchmark.work import Work, text_sampler_flops, transformers_work, vision_sampler_flops
+from megatron_focus.benchmark.workload import prefill_row, sample_tokens, training_row, transformers_inputs
+from megatron_focus.config.schema import LanguageConfig, ModelConfig, ParallelConfig, TextSamplerConfig, VisionConfig
+from megatron_focus.parallel.initialize import initialize
+from tests.distributed.harness import run_ranks
+
+SMALL = Preset(
+    name="small",
+    model=ModelConfig(
+        image=ImageGeometry(tile_size=112, grid_pinpoints=[[224, 224]]),
+        vision=VisionConfig(num_layers=3, hidden_size=32, ffn_hidden_size=64, num_attention_heads=2),
+        language=LanguageConfig(
+            num_layers=4,
+            hidden_size=64,
+            ffn_hidden_size=96,
+            num_attention_heads=4,
+            num_query_groups=2,
+            vocab_size=300,
+            make_vocab_size_divisible_by=64,
+        ),
+        text_sampler=TextSamplerConfig(mode="train", layer=1, gamma=0.7),
+    ),
+    samples=2,
+    rounds=1,
+)
+VISUAL = 64 + 12 * (16 + 1)  # 480 x 640 on 2 x 2 tiles of 8 x 8 cells: 12 of 16 rows show the image
+
+
+def work(flops: float) -> Work:
+    return Work(flops=flops, visual=100, kept=50)
+
+
+def test_every_round_runs_every_job_and_the_first_is_not_counted():
+    seen: list[str] = []
+    ticks: list[None] = []
+    jobs = {name: lambda name=name: seen.append(name) for name in "abc"}
+    times = interleaved(jobs, 2, torch.device("cpu"), lambda: ticks.append(None))
+    assert "".join(seen) == "cba" + "abc" + "cba"
+    assert [len(times[name]) for name in "abc"] == [2, 2, 2]
+    assert len(ticks) == 9
+
+
+def test_ratios_are_taken_within_a_round():
+    """The machine is 10 times slower in the second round; each pair says 2."""
+    assert ratios([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == (2.0, 2.0, 3.0)
+
+
+def test_table_arithmetic():
+    times = {TRANSFORMERS: [6.0, 6.0], OFF.name: [4.0, 4.0], "vision-guided": [2.0, 2.0], "text-guided": [3.0, 3.0]}
+    flops = {TRANSFORMERS: 12.0, OFF.name: 8.0, "vision-guided": 4.0, "text-guided": 4.0}
+    phase = make_phase("training", times, {side: work(value) for side, value in flops.items()}, tokens=120)
+    rows = {row.name: row for row in phase.rows}
+    assert phase.off_over_transformers == 1.5
+    assert rows[OFF.name].over_transformers_allowed == 1.5
+    assert rows[OFF.name].tokens_per_second == 30
+    assert rows["vision-guided"].achieved == 1.0
+    assert rows["text-guided"].achieved == phase.least_achieved == pytest.approx(2 / 3)
+    assert verdict([phase]).count("NOT met") == 1
+    assert "100 -> 50" in format_phase(phase) and "67%" in format_phase(phase)
+
+
+def test_work_of_transformers_counts_the_head_on_every_token_in_training():
+    assert sample_tokens(SMALL) == VISUAL + 60
+    forward, step = transformers_work(SMALL, training=False), transformers_work(SMALL, training=True)
+    more_head = 2 * 64 * 320 * 2 * (sample_tokens(SMALL) - 1)  # 320 rows with padding, 2 samples
+    assert step.flops == pytest.approx(3 * (forward.flops + more_head))
+    assert forward.visual == step.kept == 2 * VISUAL
+
+
+def test_work_of_the_samplers():
+    # 10 tiles of 4 windows, each against 64 cells of 64 channels, then 64 scores to 3 scales
+    assert vision_sampler_flops(SMALL) == 2 * 40 * 64 * (64 + 3)
+    # 4 query heads and 2 key groups of 16: 128 rows of QKV; 25 instruction tokens
+    assert text_sampler_flops(SMALL, row_tokens=500, visual=400) == 2 * 500 * 64 * 128 + 2 * 64 * 25 * 400
+
+
+def test_both_sides_get_the_same_samples():
+    row, stock = training_row(SMALL), transformers_inputs(training_row(SMALL), SMALL, torch.float32)
+    assert stock["input_ids"].shape == (2, VISUAL + 60)
+    assert stock["pixel_values"].shape == (2, 5, 3, 112, 112)
+    image = SMALL.model.language.vocab_size - 1
+    text = row.tokens.view(2, -1)
+    assert torch.equal(stock["input_ids"][stock["input_ids"] != image].view(2, -1), text[:, torch.arange(61) != 5])
+    # transformers shifts its labels, the row's are shifted: the same ids are predicted from the same tokens
+    assert torch.equal(stock["labels"][stock["labels"] >= 0], row.labels[row.labels >= 0])
+    assert torch.equal(stock["labels"][:, -30:], row.labels.view(2, -1)[:, -31:-1])
+    assert row.instruction.sum() == 2 * 25
+    assert prefill_row(row).loss_tokens == 2
+
+
+def whole_benchmark() -> dict:
+    """A rank's whole run, as plain values."""
+    device = initialize(ParallelConfig(), seed=1)
+    return run(SMALL, device, "local", rounds=1).to_json()
+
+
+def test_both_sides_compute_the_same_and_the_samplers_drop():
+    """``run`` refuses to time models whose logits differ; the rest of the report is checked here."""
+    [report] = run_ranks(whole_benchmark, 1)
+    json.dumps(report)
+    assert report["logit_difference"] < 1e-5  # measured 7e-7
+    for phase in report["phases"]:
+        rows = {row["name"]: row for row in phase["rows"]}
+        assert list(rows) == [TRANSFORMERS, *(setting.name for setting in SETTINGS)]
+        off, vision, text = (rows[name] for name in ("samplers off", "vision-guided", "text-guided"))
+        assert off["visual"] == off["kept"] == 2 * VISUAL
+        assert 0.3 < vision["visual"] / off["visual"] < 0.7 and vision["kept"] == vision["visual"]
+        assert text["visual"] == 2 * VISUAL > text["kept"] > VISUAL
+        assert rows["both samplers"]["tflop"] < vision["tflop"] < off["tflop"]
+    prefill, training = report["phases"]
+    assert prefill["rows"][0]["tflop"] == pytest.approx(prefill["rows"][1]["tflop"])
+    assert training["rows"][0]["tflop"] > training["rows"][1]["tflop"]
+
+
+def test_an_unequal_model_is_refused():
+    [message] = run_ranks(message_of_unequal_model, 1)
+    assert "their logits differ by" in message
+
+
+def message_of_unequal_model() -> str:
+    from megatron_focus.benchmark import run as module
+    from megatron_focus.benchmark.megatron_side import MegatronSide
+    from megatron_focus.benchmark.transformers_side import TransformersSide
+
+    device = initialize(ParallelConfig(), seed=1)
+    preset = replace(SMALL, samples=1)
+    ours = MegatronSide(preset, device, "local")
+    theirs = TransformersSide(preset, ours.parts, ours.row, device)
+    with torch.no_grad():
+        theirs.model.lm_head.weight.mul_(1.1)
+    with pytest.raises(ValueError) as error:
+        module.logit_difference(ours, theirs)
+    return str(error.value)

@@ -1,0 +1,45 @@
+"""The command line of the trainer: what it refuses and what it prints."""
+
+import pytest
+
+from megatron_focus.config.loading import load_config
+from megatron_focus.train import main
+
+DATA = ["data.path=shards", "data.tokenizer=tokenizer"]
+
+
+def config_file(tmp_path, text="training: {train_iters: 3}\n"):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_dry_run_prints_the_resolved_configuration(tmp_path, capsys):
+    assert main([config_file(tmp_path), *DATA, "optimizer.lr=3e-4", "--dry-run", "--world-size", "8"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    again = load_config(printed)
+    assert (again.training.train_iters, again.optimizer.lr, again.data.path) == (3, 3e-4, "shards")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.train_iter=3", *DATA], "train_iter"),
+        (["parallel.tensor_model_parallel_size=2", *DATA], "start a multiple of 2"),
+        ([], "data.path is not set"),
+    ],
+)
+def test_what_cannot_run_ends_with_a_sentence_and_exit_code_2(tmp_path, capsys, overrides, message):
+    assert main([config_file(tmp_path), *overrides]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(capsys):
+    assert main(["nowhere.yaml"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_world_size_is_for_dry_runs(tmp_path):
+    with pytest.raises(SystemExit):
+        main([config_file(tmp_path), "--world-size", "8"])
