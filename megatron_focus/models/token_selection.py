@@ -38,15 +38,18 @@ def kept_tokens(
     stays = layout.kind != PAD
     samples = _samples_to_drop(layout, layer_index)
     if len(samples) > 0:
-        # Under sequence parallelism the QKV projection gathers the row itself.
-        query, key, _ = layer.self_attention.get_query_key_value_tensors(layer.input_layernorm(hidden_states))
-        query = rotate(query[:, 0], angles, layer.config, pg_collection)
-        key = rotate(key[:, 0], angles, layer.config, pg_collection)
         queries, query_valid = _group(layout, samples, INSTRUCTION)
         keys, key_valid = _group(layout, samples, VISUAL)
-        scores = importance(
-            query[queries], key[keys], query_valid, key_valid, lambda block: _max_over(block, pg_collection.tp)
-        )
+        # Under sequence parallelism the QKV projection gathers the row itself; else only the tokens that take part.
+        place = torch.arange(len(layout), device=samples.device)
+        if not layer.config.sequence_parallel:
+            rows = torch.cat([queries[query_valid], keys[key_valid]])
+            place[rows] = torch.arange(len(rows), device=samples.device)
+            hidden_states, angles = hidden_states[rows], angles[rows]
+        query, key, _ = layer.self_attention.get_query_key_value_tensors(layer.input_layernorm(hidden_states))
+        query = rotate(query[:, 0], angles, layer.config, pg_collection)[place[queries] * query_valid]
+        key = rotate(key[:, 0], angles, layer.config, pg_collection)[place[keys] * key_valid]
+        scores = importance(query, key, query_valid, key_valid, lambda block: _max_over(block, pg_collection.tp))
         image = layout.image[keys].masked_fill(~key_valid, -1).long()
         keep = select_by_share(scores, key_valid, image, layout.gamma[samples])
         stays[keys[key_valid & ~keep]] = False

@@ -112,8 +112,12 @@ class VisionGuidedSampler(nn.Module):
 
 
 def first_argmax(logits: Tensor) -> Tensor:
-    """Index of the largest logit of each row, the first (finest) of equals; ``torch.argmax`` leaves ties open."""
-    return (logits == logits.amax(-1, keepdim=True)).int().cumsum(-1).eq(0).sum(-1)
+    """Index of the largest logit of each row, the first (finest) of equals; ``torch.argmax`` leaves ties open.
+
+    NaN equals nothing and gives the last index: the loss shows it, where an index out of range would end the process.
+    """
+    before = (logits == logits.amax(-1, keepdim=True)).int().cumsum(-1).eq(0).sum(-1)
+    return before.clamp(max=logits.shape[-1] - 1)
 
 
 def baseline_tokens(features: Tensor, newline: Tensor, plan: WindowPlan) -> VisualTokens:
