@@ -14,7 +14,7 @@ say "1/6 photographs, tokenizer and shards"
 [ -e $out/data/shards ] || python -m examples.quickstart.make_dataset --output $out/data
 
 say "2/6 training with tensor parallelism over two processes"
-torchrun --nproc_per_node=2 --master_port=0 -m megatron_focus.train examples/quickstart/config.yaml "$@"
+torchrun --standalone --nproc_per_node=2 -m megatron_focus.train examples/quickstart/config.yaml "$@"
 
 say "3/6 export to Hugging Face"
 rm -rf $out/release
