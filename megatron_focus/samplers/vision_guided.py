@@ -76,7 +76,7 @@ class VisionGuidedSampler(nn.Module):
         g, w = plan.cell_valid.shape[1], self.config.window
         grid = features.view(tiles, g // w, w, g // w, w, channels)
         if self.config.score_pooling == "max":
-            pooled = _masked(grid, plan, w, w, -torch.inf).amax((2, 4)).float()
+            pooled = _max_of_cells(_masked(grid, plan, w, w, -torch.inf)).float()
             pooled = pooled.masked_fill(pooled == -torch.inf, 0.0)
         else:
             count = plan.cell_valid.view(tiles, g // w, w, g // w, w).sum((2, 4))
@@ -145,8 +145,14 @@ def token_source(features: Tensor, newline: Tensor, plan: WindowPlan, scales: li
             continue
         kh, kw = map(int, scale.split("x"))
         grid = features.view(tiles, g // kh, kh, g // kw, kw, channels)
-        blocks.append(_masked(grid, plan, kh, kw, -torch.inf).amax((2, 4)).reshape(-1, channels))
+        blocks.append(_max_of_cells(_masked(grid, plan, kh, kw, -torch.inf)).reshape(-1, channels))
     return torch.cat([*blocks, newline[None].to(features.dtype)])
+
+
+def _max_of_cells(grid: Tensor) -> Tensor:
+    """[t, g/kh, kh, g/kw, kw, C] -> [t, g/kh, g/kw, C], the maximum over the kh * kw cells."""
+    # Over one dimension at a time: on a CPU torch takes some 20 times longer over both at once.
+    return grid.amax(4).amax(2)
 
 
 def _masked(grid: Tensor, plan: WindowPlan, kh: int, kw: int, value: float) -> Tensor:
