@@ -1,5 +1,7 @@
 """What one rank does in the tests of whole runs."""
 
+import contextlib
+import io
 import os
 import signal
 from dataclasses import dataclass, field
@@ -22,9 +24,15 @@ class RunResult:
     effective: list[float] = field(default_factory=list)
     weights: list[Shard] = field(default_factory=list)
     loader: dict | None = None
+    said: list[str] = field(default_factory=list)
+    """Progress lines, and what went to standard error."""
 
 
 class _Watched(trainer_module.Trainer):
+    def _say(self, line):
+        super()._say(line)
+        self.result.said.append(line)
+
     def _advance(self, inputs, metrics):
         super()._advance(inputs, metrics)
         self.result.losses.append(metrics.loss)
@@ -35,9 +43,12 @@ def train(config: RunConfig) -> RunResult:
     """A whole run of the real trainer."""
     validate(config, int(os.environ["WORLD_SIZE"]))
     device = initialize(config.parallel, config.training.seed)
-    trainer = _Watched(config, device)
-    trainer.result = RunResult()
-    trainer.train()
+    _Watched.result = RunResult()
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        trainer = _Watched(config, device)
+        trainer.train()
+    trainer.result.said += errors.getvalue().splitlines()
     trainer.result.weights = local_shards(trainer.parts.chunks)
     trainer.result.loader = trainer.state.loader
     return trainer.result

@@ -45,4 +45,4 @@ def test_help_shows_an_example():
     done = subprocess.run(
         [sys.executable, "-m", "tools.prepare_data", "--help"], capture_output=True, text=True, check=True
     )
-    assert "example:" in done.stdout and "python -m tools.prepare_data --json" in done.stdout
+    assert "example:" in done.stdout and "python tools/prepare_data.py --json" in done.stdout
