@@ -75,6 +75,8 @@ class _FusedAdam(torch.optim.Optimizer):
                 if not self.state[parameter]:
                     self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
                     self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
+            if not parameters:
+                continue
             adamw(
                 parameters,
                 [p.grad for p in parameters],
@@ -82,6 +84,7 @@ class _FusedAdam(torch.optim.Optimizer):
                 [self.state[p]["exp_avg_sq"] for p in parameters],
                 [],
                 [torch.tensor(group["step"] - 1.0) for _ in parameters],
+                fused=True,
                 amsgrad=False,
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
