@@ -1,6 +1,6 @@
 """Folders of checkpoints that are either complete or not there.
 
-A checkpoint is written into ``iter_XXXXXXX.partial`` and renamed to ``iter_XXXXXXX`` when every rank has finished, so a
+A checkpoint is written into ``iter_0000500.partial`` and renamed to ``iter_0000500`` when every rank has finished, so a
 kill at any moment leaves the last complete one usable. Rank 0 alone touches names.
 """
 

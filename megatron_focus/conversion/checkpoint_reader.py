@@ -22,7 +22,7 @@ def read_model(folder: Path) -> dict[str, Tensor]:
     """The model's weights by name, one entry a layer. ``torch.distributed`` must be initialised (one rank is enough).
 
     Args:
-        folder: a complete checkpoint (``iter_XXXXXXX``).
+        folder: a complete checkpoint (``iter_0000500``).
 
     Raises:
         ValueError: the folder is not a checkpoint.
