@@ -15,16 +15,31 @@ CORE = [
     "pyarrow>=21,<27",
     "numpy>=2.0",
     "pillow>=12",
+    "simplejpeg>=1.9",
+    "jinja2>=3.1.6",
+    "fsspec>=2026.1",
+    "filelock>=3.16",
     "psutil>=7",
     "tensorboard>=2.20",
     "tqdm>=4.67",
+    "matplotlib>=3.10",
 ]
 EXTRAS = {
     "cpu": ["torch==2.13.0"],
     # Named for GPU machines; the README's table says what has run there.
     "gpu": ["transformer-engine[pytorch]==2.11.0", "nvidia-dali-cuda130==2.4.0"],
-    "quickstart": ["scikit-image==0.26.0", "matplotlib>=3.10"],
-    "test": ["pytest==9.2.0", "hypothesis==6.170.15", "scikit-image==0.26.0", "matplotlib>=3.10"],
+    # Data sets behind URLs.
+    "remote": ["fsspec[http]>=2026.1", "s3fs>=2026.1"],
+    "quickstart": ["scikit-image==0.26.0"],
+    # aiohttp serves, s3fs and moto stand for S3.
+    "test": [
+        "pytest==9.2.0",
+        "hypothesis==6.170.15",
+        "scikit-image==0.26.0",
+        "aiohttp",
+        "s3fs>=2026.1",
+        "moto[server]>=5",
+    ],
     "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4"],
 }
 

@@ -33,25 +33,59 @@ class ImageGeometry:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Where the samples come from and how they are ordered and packed."""
+    """Where the samples come from, and how they are ordered, packed, read and decoded."""
 
     path: str | None = None
-    """Folder written by ``tools/prepare_data.py`` (shards, index, manifest)."""
+    """Path or URL (http, https, s3 ...) of a data set that ``tools/prepare_data.py`` wrote: shards and manifest."""
+
+    cache_dir: str | None = None
+    """Local folder in which shards from a URL are kept, shared by the processes of a machine; without it every sample
+    is fetched when it is needed."""
+
+    cache_gib: float | None = None
+    """Size that the cache is kept below, in GiB; no limit if not set."""
 
     tokenizer: str | None = None
     """Folder of a Hugging Face tokenizer with an image token and a pad token of their own."""
 
     chat_template: str = "llama3"
-    """Conversation form: ``llama3``, or ``plain`` for captions (stage 1)."""
-
-    max_sequence_length: int = 6144
-    """Token budget of one packed row, counted with the baseline's visual tokens."""
+    """Form of the conversations: ``llama3``, ``vicuna``, ``llama2``, ``chatml``, ``mistral``, ``tokenizer`` (its own),
+    or ``plain`` for captions (stage 1)."""
 
     seed: int = 1234
     """Seed of the sample order."""
 
+    source_weights: dict[str, float] = field(default_factory=dict)
+    """How often an epoch shows each sample of a source, by the source's name: 0.5 shows half of them, another half in
+    the next epoch. 1 for sources not named."""
+
+    shuffle_block: int = 1
+    """Consecutive samples of a source that stay together in the order. 1 shuffles completely; for shards behind a URL,
+    the number of samples in a shard, so that each is fetched once."""
+
+    shuffle_window: int = 10_000
+    """Places in the order over which samples of neighbouring blocks are mixed."""
+
+    max_sequence_length: int = 6144
+    """Token budget of one packed row, in tokens that are expected to enter the language model. No sample may have more
+    than this with LLaVA-NeXT's visual tokens."""
+
+    packing_estimate: str = "running"
+    """What a row is expected to hold: ``running`` goes by how many visual tokens the vision-guided sampler kept in the
+    last steps, ``baseline`` assumes that it keeps all."""
+
+    worst_case_factor: float = 2.5
+    """A row may hold more than ``max_sequence_length`` tokens if less is compressed than expected, by at most this
+    factor: the memory must suffice for that."""
+
+    decoder: str = "cpu"
+    """``cpu`` decodes in the worker processes; ``dali`` decodes and resizes on the GPU, in the trainer's process."""
+
     num_workers: int = 2
-    """Decoding processes per data-parallel rank; 0 decodes in the trainer's process."""
+    """Reading processes per data-parallel rank; 0 reads in the trainer's process."""
+
+    prefetch_steps: int = 4
+    """Steps that are planned before the current one is done. At most two rows a worker are read ahead."""
 
     on_bad_sample: str = "error"
     """``error`` stops at a sample that cannot be used; ``skip`` counts and lists it and goes on."""

@@ -1,38 +1,57 @@
-"""The loader: consecutive steps for one data-parallel rank, prefetched by worker processes, resumed exactly."""
+"""The loader: consecutive steps for one data-parallel rank, planned and read ahead, resumed exactly."""
 
-import os
-import signal
-import threading
-from collections.abc import Iterator
-from typing import Any
+import time
+import warnings
+from collections import deque
+from dataclasses import asdict, dataclass, field
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.config import DataConfig, ImageGeometry
+from data_pipeline.decoding.dali import DaliTiler
+from data_pipeline.estimate import KeptEstimate
 from data_pipeline.manifest import Manifest
-from data_pipeline.steps import LoaderState, StepBatch, StepDataset
-from data_pipeline.tokenizer import load_tokenizer, tokenizer_hash
+from data_pipeline.planning import StepPlan, StepPlanner
+from data_pipeline.reading import FinishedRow, ReadRow, RowReader
+from data_pipeline.reading_processes import PendingRow, ReadingProcesses
+from data_pipeline.rendering import Renderer
+from data_pipeline.row import PackedRow, empty_row
+from data_pipeline.steps import LoaderState, StepBatch, StepReport
+from data_pipeline.tokenizer import load_tokenizer
+
+
+@dataclass
+class _PlannedStep:
+    """A step on its way: planned, then its rows begun one by one."""
+
+    plan: StepPlan
+    waiting: list[list[int]]
+    """This rank's rows that nobody has begun to read."""
+    pending: list[PendingRow] = field(default_factory=list)
 
 
 class StepLoader:
-    """Iterating gives the ``StepBatch`` of one step after another, without end.
+    """Gives the ``StepBatch`` of one step after another, without end.
 
     Two loaders with the same data set, configuration and state give equal steps. The number of workers changes nothing,
     and the number of data-parallel ranks only changes who gets which row.
 
+        batch = loader.next_step()
+        ...                                             # train on it
+        state = loader.step_done(kept, baseline)        # what a checkpoint stores
+
     Args:
-        data: what to read and how to order and pack it.
+        data: what to read and how to order, pack and decode it.
         geometry: how images are tiled.
         global_batch_size: samples in a step, over all data-parallel ranks.
         data_parallel_rank: this rank. Not the world rank: ranks that share a model replica share its rows.
         data_parallel_size: number of data-parallel ranks.
         state: where to begin; the beginning of the first epoch if None.
+        device: where the rows will be used.
 
     Raises:
         ValueError: naming the configuration key or the file: something is missing, the data set was prepared with
-            another tokenizer or template, a sample is too long, or ``state`` belongs to another data set or seed.
-            While iterating: a sample cannot be read and ``data.on_bad_sample`` is ``error``.
+            another tokenizer or template, a sample is too long, or ``state`` belongs to another data set or order.
     """
 
     def __init__(
@@ -44,129 +63,198 @@ class StepLoader:
         data_parallel_rank: int,
         data_parallel_size: int,
         state: LoaderState | None = None,
+        device: torch.device | None = None,
     ):
+        assert 0 <= data_parallel_rank < data_parallel_size and global_batch_size > 0
         if data.path is None or data.tokenizer is None:
             raise ValueError(f"data.path and data.tokenizer are needed, not {data.path!r} and {data.tokenizer!r}")
-        manifest = Manifest.load(data.path)
-        tokenizer = load_tokenizer(data.tokenizer)
-        _check_text(data, manifest, tokenizer_hash(tokenizer))
-        self.state = state or LoaderState(seed=data.seed, epoch=0, position=0, manifest_hash=manifest.hash)
-        _check_state(self.state, data, manifest)
-        self.num_workers = data.num_workers
-        self.manifest = manifest
-        self.dataset = StepDataset(
+        device = device or torch.device("cpu")
+        self.data, self.geometry, self.rank = data, geometry, data_parallel_rank
+        self.manifest = Manifest.load(data.path)
+        self.tokenizer = load_tokenizer(data.tokenizer)
+        renderer = Renderer(self.tokenizer, data.chat_template)
+        _check_text(data, self.manifest, renderer)
+        self.planner = StepPlanner(
             data,
             geometry,
-            manifest,
-            tokenizer,
+            self.manifest,
             global_batch_size=global_batch_size,
-            data_parallel_rank=data_parallel_rank,
             data_parallel_size=data_parallel_size,
         )
+        self._place = self._begin(state)
+        running = data.packing_estimate == "running"
+        self.estimate = KeptEstimate(data.prefetch_steps, state.kept_ratios if state else (), running=running)
+        self.reader = RowReader(data, geometry, self.manifest, renderer)
+        on_cpu = data.decoder == "cpu"
+        pin_memory = on_cpu and device.type == "cuda"
+        # Before DALI, whose threads a fork would lose.
+        self.processes = ReadingProcesses(self.reader, data.num_workers, decodes=on_cpu, pin_memory=pin_memory)
+        self.tiler = None if on_cpu else _tiler(data, geometry, device)
+        self._steps: deque[_PlannedStep] = deque()
+        self._decoding: deque[list[ReadRow]] = deque()
+        self._given = 0
 
-    def __iter__(self) -> Iterator[StepBatch]:
-        """Steps from ``state`` on. The workers start here and end when the iterator is dropped."""
-        begin = self.state.epoch * len(self.manifest) + self.state.position
-        loader = DataLoader(
-            _Guarded(self.dataset),
-            batch_size=None,
-            sampler=_Places(begin, self.dataset.global_batch_size),
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals,
-            # Forked, because a spawned or fork-server worker would import the trainer's main module, Megatron with it,
-            # and hold its own copy of the manifest. It is safe here: a worker only runs NumPy, Pillow, the tokenizer
-            # and torch on one thread (the DataLoader sets that), and never touches CUDA or NCCL.
-            multiprocessing_context="fork" if self.num_workers else None,
-            # Of its own: the DataLoader draws a worker seed, which must not advance the trainer's generator.
-            generator=torch.Generator(),
+    @property
+    def state(self) -> LoaderState:
+        """Where the next step begins."""
+        epoch, position = divmod(self._place, self.planner.order.samples_per_epoch)
+        return LoaderState(
+            epoch=epoch,
+            position=position,
+            order=asdict(self.planner.order.settings),
+            manifest_hash=self.manifest.hash,
+            kept_ratios=list(self.estimate.ratios),
+            decoder=self.data.decoder,
         )
-        return _raise_errors(iter(loader))
+
+    def next_step(self) -> StepBatch:
+        """Wait for the next step.
+
+        Raises:
+            SampleError: a sample cannot be used and ``data.on_bad_sample`` is ``error``; names shard, sample, reason.
+            RuntimeError: a reading process died.
+        """
+        assert self._given == 0, "step_done comes first"
+        started = time.perf_counter()
+        self._plan_ahead()
+        step = self._steps[0]
+        finished = self._decoded() if self.tiler is not None else self._collect(step)
+        report = StepReport()
+        if self.rank == 0:  # every rank sees these; one counts them
+            report.skipped += [self.planner.too_long(index) for index in step.plan.too_long]
+        rows = []
+        for row in finished:
+            assert isinstance(row, FinishedRow)
+            rows.append(row.row or self._filler())
+            report.samples_by_source += row.report.samples_by_source
+            report.skipped += row.report.skipped
+        self._steps.popleft()
+        self._given = 1
+        waited = time.perf_counter() - started
+        return StepBatch(rows=rows or [self._filler()], report=report, wait_seconds=waited)
+
+    def step_done(self, kept: int, baseline: int) -> LoaderState:
+        """Count the step that was given last as done; returns the state after it.
+
+        Args:
+            kept: visual tokens that entered the language model in this step, over all ranks.
+            baseline: visual tokens that LLaVA-NeXT would have used.
+        """
+        assert self._given == 1, "next_step comes first"
+        self._given = 0
+        self._place += self.planner.global_batch_size
+        self.estimate.measured(kept, baseline)
+        return self.state
+
+    def close(self) -> None:
+        """End the reading processes and close all files."""
+        self.processes.close()
+        self.reader.shards.close()
+        if self.tiler is not None:
+            self.tiler.close()
+
+    def _begin(self, state: LoaderState | None) -> int:
+        if state is None:
+            return 0
+        _check_state(state, self.data, self.planner, self.manifest)
+        return state.epoch * self.planner.order.samples_per_epoch + state.position
+
+    def _plan_ahead(self) -> None:
+        """Plan up to the last step whose packing is settled, and begin to read."""
+        for number in range(len(self._steps), len(self.estimate.ratios)):
+            place = self._place + number * self.planner.global_batch_size
+            plan = self.planner.plan(place, self.estimate.ratios[number])
+            self._steps.append(_PlannedStep(plan, [plan.rows[row] for row in plan.rows_of_rank[self.rank]]))
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        """Keep two rows a worker under way: enough to keep all busy, and no more memory than that."""
+        room = 2 * self.processes.num_workers - sum(len(step.pending) for step in self._steps)
+        for step in self._steps:
+            while step.waiting and room > 0:
+                step.pending.append(self.processes.submit(step.waiting.pop(0)))
+                room -= 1
+
+    def _collect(self, step: _PlannedStep) -> list[ReadRow | FinishedRow]:
+        """This rank's rows of a step, in order."""
+        rows = []
+        while step.pending or step.waiting:
+            if not step.pending:  # without workers
+                step.pending.append(self.processes.submit(step.waiting.pop(0)))
+            rows.append(step.pending.pop(0).result())
+            self._read_ahead()
+        return rows
+
+    def _decoded(self) -> list[ReadRow | FinishedRow]:
+        """The rows of the first step from DALI, which then begins with those of the second: it decodes while the model
+        trains on the first."""
+        assert self.tiler is not None
+        if not self._decoding:
+            self._decode(self._steps[0])
+        rows = self._decoding.popleft()
+        tiles = self.tiler.fetch()
+        if len(self._steps) > 1:
+            self._decode(self._steps[1])
+        finished: list[ReadRow | FinishedRow] = []
+        for row in rows:
+            count = sum(len(sample.images) for sample in row.samples)
+            finished.append(self.reader.finish(row, tiles[:count]))
+            tiles = tiles[count:]
+        return finished
+
+    def _decode(self, step: _PlannedStep) -> None:
+        assert self.tiler is not None
+        rows = [row for row in self._collect(step) if isinstance(row, ReadRow)]
+        self.tiler.submit([image for row in rows for image in row.images()])
+        self._decoding.append(rows)
+
+    def _filler(self) -> PackedRow:
+        assert isinstance(self.tokenizer.pad_token_id, int)
+        return empty_row(self.tokenizer.pad_token_id, self.geometry)
 
 
-class _Guarded(Dataset[StepBatch | Exception]):
-    """Hands errors over as values, so that they are raised in the trainer with their own message.
-
-    Raised through the DataLoader they would carry a worker's traceback as text, and the frames they pass would keep the
-    DataLoader from ending its workers.
-    """
-
-    def __init__(self, steps: StepDataset):
-        self.steps = steps
-
-    def __getitem__(self, begin: int) -> StepBatch | Exception:
-        try:
-            return self.steps[begin]
-        except (ValueError, OSError) as error:
-            return error
+def _tiler(data: DataConfig, geometry: ImageGeometry, device: torch.device) -> DaliTiler:
+    on_gpu = device.type == "cuda"
+    return DaliTiler(
+        geometry,
+        max_images=64,
+        device="gpu" if on_gpu else "cpu",
+        num_threads=max(data.num_workers, 1),
+        device_id=torch.cuda.current_device() if on_gpu else None,
+    )
 
 
-def _raise_errors(items: Iterator[StepBatch | Exception]) -> Iterator[StepBatch]:
-    for item in items:
-        if isinstance(item, Exception):
-            break
-        yield item
-    del items  # the last reference: ends the workers
-    assert isinstance(item, Exception), "there is always another step"
-    raise item
-
-
-class _Places:
-    """Where the global batches begin: ``begin``, ``begin + step`` and so on."""
-
-    def __init__(self, begin: int, step: int):
-        self.begin, self.step = begin, step
-
-    def __iter__(self) -> Iterator[int]:
-        place = self.begin
-        while True:
-            yield place
-            place += self.step
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Leave signals to the trainer: schedulers send them to every process of a job, and it still needs its batches.
-
-    Only a SIGTERM from the trainer itself ends a worker; otherwise one that is left over could not be stopped at exit.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    # A handler would not learn who sent the signal, so it is blocked and waited for.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_told(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)
-
-
-def _check_text(data: DataConfig, manifest: Manifest, tokenizer: str) -> None:
-    file = manifest.folder / "dataset.json"
-    if manifest.info["tokenizer_sha256"] != tokenizer:
-        raise ValueError(
-            f"{file}: prepared with another tokenizer than data.tokenizer={data.tokenizer} (tokenizer_sha256 is "
-            f"{manifest.info['tokenizer_sha256']}, that tokenizer's {tokenizer}); prepare the data set again"
-        )
+def _check_text(data: DataConfig, manifest: Manifest, renderer: Renderer) -> None:
+    file = f"{manifest.folder}/dataset.json"
     if manifest.info["chat_template"] != data.chat_template:
         raise ValueError(
             f"{file}: prepared with chat_template {manifest.info['chat_template']!r}, but data.chat_template is "
             f"{data.chat_template!r}; prepare the data set again"
         )
+    if manifest.info["rendering_sha256"] != renderer.hash:
+        raise ValueError(
+            f"{file}: prepared with another tokenizer or chat template than data.tokenizer={data.tokenizer} "
+            f"(rendering_sha256 is {manifest.info['rendering_sha256']}, here {renderer.hash}); prepare it again"
+        )
 
 
-def _check_state(state: LoaderState, data: DataConfig, manifest: Manifest) -> None:
+def _check_state(state: LoaderState, data: DataConfig, planner: StepPlanner, manifest: Manifest) -> None:
     if state.manifest_hash != manifest.hash:
         raise ValueError(
             f"{manifest.folder}: the data set is not the one of the checkpoint (its manifest has SHA-256 "
             f"{manifest.hash}, the checkpoint's {state.manifest_hash})"
         )
-    if state.seed != data.seed:
-        raise ValueError(f"data.seed: is {data.seed}, but the checkpoint's order was made with {state.seed}")
-    if state.epoch < 0 or not 0 <= state.position < len(manifest):
-        raise ValueError(f"loader state: epoch {state.epoch}, position {state.position} of {len(manifest)} samples")
+    order = planner.order
+    if changes := order.settings.changes(state.order):
+        raise ValueError(
+            f"data: the order of samples is not the one of the checkpoint ({'; '.join(changes)}): change it back"
+        )
+    if state.decoder != data.decoder:
+        warnings.warn(
+            f"images were decoded with {state.decoder} so far and with {data.decoder} from now on; they differ slightly",
+            stacklevel=3,
+        )
+    if state.epoch < 0 or not 0 <= state.position < order.samples_per_epoch:
+        raise ValueError(
+            f"loader state: epoch {state.epoch}, position {state.position} of {order.samples_per_epoch} samples"
+        )

@@ -5,6 +5,7 @@ Shapes: n samples; I images of all samples together.
 
 import hashlib
 import json
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.config import ImageGeometry
+from data_pipeline.storage import Storage
 
-FORMAT_VERSION = 1
-"""Version of the files that ``write_shards`` writes and ``Manifest`` reads."""
+FORMAT_VERSION = 2
+"""Version of the files that ``prepare`` writes and ``Manifest`` reads."""
 
 SCHEMA = pa.schema(
     [
@@ -47,7 +49,10 @@ SCHEMA = pa.schema(
 class Manifest:
     """The columns as arrays. Plain buffers, so that forked workers share them."""
 
-    folder: Path
+    folder: str
+    """Path or URL of the data set."""
+    shard_folder: str
+    """Path or URL that the shards' names are relative to; another data set's for a subset of it."""
     hash: str
     """SHA-256 of ``manifest.parquet``, the identity of the data set."""
     info: dict[str, Any]
@@ -78,17 +83,21 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Manifest":
-        """Read a folder written by ``write_shards``.
+        """Read the manifest of a prepared data set.
+
+        Args:
+            folder: path or URL of what ``tools/prepare_data.py`` wrote.
 
         Raises:
-            ValueError: the folder is not a prepared data set, was written by another version, or was changed.
+            ValueError: it is not a prepared data set, is not finished, was written by another version, or was changed.
         """
-        folder = Path(folder)
-        info = _read_info(folder)
-        file = folder / "manifest.parquet"
-        if not file.is_file():
-            raise ValueError(f"{file}: no such file; prepare the data set again")
-        content = file.read_bytes()
+        storage = Storage(str(folder))
+        info = _read_info(storage)
+        file = storage.place("manifest.parquet")
+        try:
+            content = storage.read("manifest.parquet")
+        except FileNotFoundError as error:
+            raise ValueError(f"{file}: no such file; prepare the data set again") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != info["manifest_sha256"]:
             raise ValueError(
@@ -99,7 +108,8 @@ class Manifest:
         shard_names, shard = _names(table["shard"])
         images = table["images"].to_numpy().astype(np.int64)
         return cls(
-            folder=folder,
+            folder=storage.folder,
+            shard_folder=_join(storage.folder, info["shard_folder"]),
             hash=digest,
             info=info,
             ids=_array(table["id"]),
@@ -130,34 +140,46 @@ class Manifest:
 
     def describe(self, index: int) -> str:
         """Where a sample is, for messages: shard, source and id."""
-        shard = self.folder / self.shard_names[self.shard[index]]
-        return f"{shard}: sample {self.id(index)!r} of {self.source_names[self.source[index]]}"
+        shard = self.shard_names[self.shard[index]]
+        return f"{self.shard_folder}/{shard}: sample {self.id(index)!r} of {self.source_names[self.source[index]]}"
 
-    def predicted_lengths(self, geometry: ImageGeometry) -> NDArray[np.int64]:
-        """int64 [n], tokens of each sample in the fused sequence before any sampling.
-
-        Its text tokens, with each image's one placeholder replaced by the image's visual tokens.
-        """
+    def visual_tokens(self, geometry: ImageGeometry) -> NDArray[np.int64]:
+        """int64 [n], visual tokens of each sample before any sampling."""
         sizes, inverse = np.unique(self.heights << 32 | self.widths, return_inverse=True)  # each size is counted once
         heights, widths = (sizes >> 32).tolist(), (sizes & 0xFFFFFFFF).tolist()
         counts = [visual_token_count(h, w, geometry) for h, w in zip(heights, widths, strict=True)]
-        added = np.zeros(len(self.heights) + 1, dtype=np.int64)
-        np.cumsum(np.array(counts, dtype=np.int64)[inverse] - 1, out=added[1:])
-        return self.text_tokens + added[self.first_image[1:]] - added[self.first_image[:-1]]
+        total = np.zeros(len(self.heights) + 1, dtype=np.int64)
+        np.cumsum(np.array(counts, dtype=np.int64)[inverse], out=total[1:])
+        return total[self.first_image[1:]] - total[self.first_image[:-1]]
+
+    def text_only_tokens(self) -> NDArray[np.int64]:
+        """int64 [n], tokens of each sample that are not images; with its visual tokens they are its sequence."""
+        return self.text_tokens - np.diff(self.first_image)
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
-    file = folder / "dataset.json"
+def _read_info(storage: Storage) -> dict[str, Any]:
+    file = storage.place("dataset.json")
     try:
-        info = json.loads(file.read_text())
+        info = json.loads(storage.read("dataset.json"))
     except FileNotFoundError as error:
-        raise ValueError(f"{file}: no such file; is {folder} a folder written by tools/prepare_data.py?") from error
-    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}: no such file; is {storage.folder} a data set that tools/prepare_data.py has finished?"
+        ) from error
+    except ValueError as error:
         raise ValueError(f"{file}: broken JSON: {error}") from error
     version = info.get("format_version") if isinstance(info, dict) else None
     if version != FORMAT_VERSION:
         raise ValueError(f"{file}: key format_version is {version!r}, this program reads {FORMAT_VERSION}")
+    for name in info["shard_bytes"]:
+        if posixpath.isabs(name) or ".." in name.split("/"):
+            raise ValueError(f"{file}: key shard_bytes: {name!r} leaves the folder of the shards")
     return info
+
+
+def _join(folder: str, relative: str) -> str:
+    """``folder/relative`` without dots, for paths and URLs."""
+    scheme, separator, path = folder.rpartition("://")
+    return scheme + separator + posixpath.normpath(posixpath.join(path, relative))
 
 
 def _array(column: pa.ChunkedArray) -> Any:

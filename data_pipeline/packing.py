@@ -8,33 +8,41 @@ import heapq
 from collections.abc import Sequence
 
 
-def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """First-fit decreasing: the longest sample first, each into the first row with room for it.
+def pack(lengths: Sequence[int], budget: int, worst: Sequence[int], worst_budget: int) -> list[list[int]]:
+    """Best-fit decreasing: the longest sample first, each into the fullest row with room for it.
 
     Args:
-        lengths: tokens of each sample.
-        budget: tokens that a row may hold.
+        lengths: tokens that each sample is expected to have in the language model.
+        budget: expected tokens that a row may hold.
+        worst: tokens that each sample has if nothing is compressed; at least its expected tokens.
+        worst_budget: such tokens that a row may hold, so that no row outgrows the memory however wrong the expectation.
 
     Returns:
         Rows of indices into ``lengths``; every index occurs once. Equal lengths keep their order, so the result depends
         on the arguments alone.
 
     Raises:
-        ValueError: a length exceeds ``budget``.
+        ValueError: a sample exceeds a budget alone.
     """
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        length = lengths[index]
-        if length > budget:
-            raise ValueError(f"item {index} has {length} tokens, more than the {budget} of a row")
-        row = next((r for r, free in enumerate(room) if free >= length), None)
-        if row is None:
-            rows.append([index])
-            room.append(budget - length)
-        else:
+    worst_room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -worst[i], i)):
+        length, most = lengths[index], worst[index]
+        if length > budget or most > worst_budget:
+            raise ValueError(
+                f"item {index} has {length} tokens, {most} at worst, more than the {budget} and {worst_budget} of a row"
+            )
+        fitting = [r for r, free in enumerate(room) if free >= length and worst_room[r] >= most]
+        if fitting:
+            row = min(fitting, key=lambda r: (room[r], r))
             rows[row].append(index)
             room[row] -= length
+            worst_room[row] -= most
+        else:
+            rows.append([index])
+            room.append(budget - length)
+            worst_room.append(worst_budget - most)
     return rows
 
 

@@ -61,6 +61,11 @@ class PackedRow:
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors().items()}
         return PackedRow(**moved, sample_ids=self.sample_ids)
 
+    def pin_memory(self) -> "PackedRow":
+        """A copy in page-locked host memory."""
+        pinned = {name: tensor.pin_memory() for name, tensor in self.tensors().items()}
+        return PackedRow(**pinned, sample_ids=self.sample_ids)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedSample:
@@ -80,15 +85,14 @@ class EncodedSample:
 def make_row(samples: Sequence[EncodedSample], geometry: ImageGeometry) -> PackedRow:
     """Put samples back to back."""
     assert samples, "a row without samples is made by empty_row"
-    side = geometry.tile_size
     lengths = torch.tensor([0, *(len(sample.tokens) for sample in samples)])
-    no_tiles = torch.empty(0, 3, side, side, dtype=torch.uint8)
+    tiles = [image for sample in samples for image in sample.tiles]
     return PackedRow(
         tokens=torch.cat([sample.tokens for sample in samples]),
         labels=torch.cat([sample.labels for sample in samples]),
         instruction=torch.cat([sample.instruction for sample in samples]),
         cu_seqlens=lengths.cumsum(0).to(torch.int32),
-        tiles=torch.cat([no_tiles, *(tiles for sample in samples for tiles in sample.tiles)]),
+        tiles=torch.cat(tiles) if tiles else _no_tiles(geometry),
         grids=_pairs([grid for sample in samples for grid in sample.grids]),
         image_sizes=_pairs([size for sample in samples for size in sample.image_sizes]),
         sample_keys=torch.tensor([sample.key for sample in samples], dtype=torch.int64),
@@ -101,18 +105,21 @@ def empty_row(pad_token_id: int, geometry: ImageGeometry) -> PackedRow:
 
     It runs the same layers and collectives as any row and adds nothing to the loss.
     """
-    side = geometry.tile_size
     return PackedRow(
         tokens=torch.tensor([pad_token_id], dtype=torch.int64),
         labels=torch.tensor([IGNORE_INDEX], dtype=torch.int64),
         instruction=torch.zeros(1, dtype=torch.bool),
         cu_seqlens=torch.tensor([0, 1], dtype=torch.int32),
-        tiles=torch.empty(0, 3, side, side, dtype=torch.uint8),
+        tiles=_no_tiles(geometry),
         grids=torch.empty(0, 2, dtype=torch.int32),
         image_sizes=torch.empty(0, 2, dtype=torch.int32),
         sample_keys=torch.zeros(1, dtype=torch.int64),
         sample_ids=["(filler)"],
     )
+
+
+def _no_tiles(geometry: ImageGeometry) -> Tensor:
+    return torch.empty(0, 3, geometry.tile_size, geometry.tile_size, dtype=torch.uint8)
 
 
 def _pairs(values: list[tuple[int, int]]) -> Tensor:

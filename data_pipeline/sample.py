@@ -5,6 +5,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.conversation import Turn
+from data_pipeline.errors import SampleError
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image in a file of its own; not opened yet."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            SampleError: it cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise SampleError("unreadable image", f"image {self.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """An image that came inside another file, such as a parquet table."""
+
+    name: str
+    """File, row and column, for messages."""
+    data: bytes
+
+    def read(self) -> bytes:
+        """The bytes of the image."""
+        return self.data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +52,8 @@ class Sample:
     """Unique within its source."""
     source: str
     """Name of the data set."""
-    images: tuple[Path, ...]
-    """Image files, in the order of the ``<image>`` in the turns; not opened yet."""
+    images: tuple[ImageFile | ImageBytes, ...]
+    """In the order of the ``<image>`` in the turns."""
     turns: tuple[Turn, ...]
     """Question, answer, question, answer and so on; checked."""
 
@@ -28,6 +65,8 @@ class BadSample:
     id: str
     source: str
     reason: str
+    """A few fixed words, see ``SampleError``."""
+    message: str
     """Names the file, the sample, the key and the value."""
 
 

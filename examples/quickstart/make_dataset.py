@@ -8,9 +8,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.config import ImageGeometry
-from data_pipeline.conversation import IMAGE_TOKEN, SYSTEM_MESSAGE
-from data_pipeline.shards import write_shards
+from data_pipeline.chat_templates import IMAGE_TOKEN, SYSTEM_MESSAGES
+from data_pipeline.preparation import prepare
+from data_pipeline.rendering import Renderer
 from data_pipeline.sources.llava_json import LlavaJson
 from data_pipeline.tokenizer import train_tokenizer
 
@@ -38,7 +38,7 @@ def tokenizer_texts(rows: list[dict[str, Any]]) -> list[str]:
     """What the tokenizer learns its merges from: every turn, and the words that the chat template adds."""
     turns = [turn["value"].replace(IMAGE_TOKEN, "") for row in rows for turn in row["conversations"]]
     # The template's words stand in every conversation, so they are worth as many merges.
-    return turns + [SYSTEM_MESSAGE, "system", "user", "assistant"] * len(rows)
+    return turns + [SYSTEM_MESSAGES["llama3"], "system", "user", "assistant"] * len(rows)
 
 
 def make_dataset(out: Path) -> dict[str, Any]:
@@ -55,15 +55,11 @@ def make_dataset(out: Path) -> dict[str, Any]:
     rows = json.loads(QUESTIONS.read_text(encoding="utf-8"))
     copy_photographs(sorted({row["image"] for row in rows if "image" in row}), out / "images")
     shutil.copyfile(QUESTIONS, out / "questions.json")
-    samples = LlavaJson(out / "questions.json", out / "images", "quickstart")
-    return write_shards(
-        samples,
-        out / "shards",
-        tokenizer=train_tokenizer(tokenizer_texts(rows), VOCAB_SIZE, out / "tokenizer"),
-        template="llama3",
-        geometry=ImageGeometry(),
-        total=len(samples),
-    )
+    tokenizer = train_tokenizer(tokenizer_texts(rows), VOCAB_SIZE, out / "tokenizer")
+    source = LlavaJson(out / "questions.json", out / "images", "quickstart")
+    info = prepare([source], out / "shards", renderer=Renderer(tokenizer, "llama3"))
+    assert info is not None, "one task writes all shards"
+    return info
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from data_pipeline.anyres import normalise, visual_token_count
+from data_pipeline.steps import StepReport
 from megatron_focus.benchmark.presets import LEARNING_RATE, Preset, Setting
 from megatron_focus.benchmark.work import Work, work_of
 from megatron_focus.benchmark.workload import image_token_id, prefill_row, training_row
@@ -20,6 +21,9 @@ from megatron_focus.training.balance_loss import balance_coefficient
 from megatron_focus.training.batch import StepInputs, on_device
 from megatron_focus.training.step import train_step
 from megatron_focus.training.trainer import build_trainable
+
+_ROW_BUDGET = 6144
+"""Only for the count of rows that are too full, which is not looked at here."""
 
 
 class MegatronSide:
@@ -63,17 +67,17 @@ class MegatronSide:
             num_microbatches=1,
             rows=[self._inputs(setting, training=True)],
             baseline_visual_tokens=self.preset.samples * visual_token_count(*self.preset.image_size, model.image),
-            skipped=[],
-            loader_state=None,
+            report=StepReport(),
+            wait_seconds=None,
         )
-        parts, recorder = self.parts, StepRecorder(model)
+        parts, recorder = self.parts, StepRecorder(model, _ROW_BUDGET)
         metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, self.device)
         return work_of(metrics.totals, self.preset, setting, training=True)
 
     def prefill_work(self, setting: Setting) -> Work:
         """What ``prefill`` computes."""
         self._switch(setting, training=False)
-        recorder = StepRecorder(self._config(setting))
+        recorder = StepRecorder(self._config(setting), _ROW_BUDGET)
         inputs = self._inputs(setting, training=False)
         with torch.no_grad():
             result = self.model(inputs)

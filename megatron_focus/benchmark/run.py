@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from megatron_focus.benchmark.measure import interleaved
+from data_pipeline.benchmark.measure import interleaved
 from megatron_focus.benchmark.megatron_side import MegatronSide
 from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
 from megatron_focus.benchmark.table import TRANSFORMERS, Phase, make_phase

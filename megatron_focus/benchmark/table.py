@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import median
 
-from megatron_focus.benchmark.measure import ratios
+from data_pipeline.benchmark.measure import ratios
 from megatron_focus.benchmark.presets import OFF
 from megatron_focus.benchmark.work import Work
 

@@ -4,7 +4,7 @@ Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor i
 shape, so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class TrainState:
     consumed_samples: int = 0
     loader: dict[str, Any] | None = None
     """State of the loader after the last consumed batch; None before the first."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Samples left out so far, by reason."""
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,7 @@ sees every problem at once.
 import importlib.util
 import re
 
+from data_pipeline.rendering import TEMPLATE_NAMES
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
 
 KERNELS = ("1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4")
@@ -72,6 +73,8 @@ def _size_problems(config: RunConfig) -> list[str]:
         "parallel.tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "parallel.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "data.max_sequence_length": config.data.max_sequence_length,
+        "data.worst_case_factor": config.data.worst_case_factor,
+        "data.shuffle_block": config.data.shuffle_block,
         "training.train_iters": training.train_iters,
         "training.exit_iter": 1 if training.exit_iter is None else training.exit_iter,
         "training.global_batch_size": training.global_batch_size,
@@ -81,6 +84,10 @@ def _size_problems(config: RunConfig) -> list[str]:
     at_least_zero = {
         "model.vision_sampler.balance_loss_coeff": model.vision_sampler.balance_loss_coeff,
         "data.num_workers": config.data.num_workers,
+        "data.prefetch_steps": config.data.prefetch_steps,
+        "data.shuffle_window": config.data.shuffle_window,
+        "data.cache_gib": config.data.cache_gib or 0,
+        **{f"data.source_weights.{source}": weight for source, weight in config.data.source_weights.items()},
         "data.seed": config.data.seed,
         "training.seed": training.seed,
         "checkpoint.keep_last": config.checkpoint.keep_last,
@@ -292,7 +299,9 @@ def _training_problems(config: RunConfig) -> list[str]:
     training, optimizer, problems = config.training, config.optimizer, []
     problems += _one_of("training.precision", training.precision, ("bf16", "fp32"))
     problems += _one_of("optimizer.lr_decay_style", optimizer.lr_decay_style, ("cosine", "linear", "constant"))
-    problems += _one_of("data.chat_template", config.data.chat_template, ("llama3", "plain"))
+    problems += _one_of("data.chat_template", config.data.chat_template, TEMPLATE_NAMES)
+    problems += _one_of("data.decoder", config.data.decoder, ("cpu", "dali"))
+    problems += _one_of("data.packing_estimate", config.data.packing_estimate, ("running", "baseline"))
     problems += _one_of("data.on_bad_sample", config.data.on_bad_sample, ("error", "skip"))
     if config.data.max_sequence_length > config.model.language.max_position_embeddings:
         problems.append(

@@ -22,7 +22,7 @@ MAX_SHARD_SIZE = "5GB"
 
 
 def _load_tokenizer(folder: Path, facts: ModelFacts) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left as generation needs it.
+    """The tokenizer, padding on the left as generation needs it, with the chat template of the model's training.
 
     Raises:
         ValueError: if its ids are not those of the model.
@@ -37,6 +37,7 @@ def _load_tokenizer(folder: Path, facts: ModelFacts) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"tokenizer {folder} pads with {tokenizer.pad_token_id}, the model {facts.tokens.pad_token_id}"
         )
+    tokenizer.chat_template = facts.tokens.chat_template
     return tokenizer
 
 
@@ -80,7 +81,7 @@ def write_release(
     Args:
         state: Megatron names to whole tensors; see ``parameter_table``.
         facts: the model's dimensions, samplers and ids.
-        tokenizer_folder: a Hugging Face tokenizer with ``<image>``, a pad token and a chat template.
+        tokenizer_folder: a Hugging Face tokenizer with ``<image>`` and a pad token.
         out_dir: folder to create; it must not exist.
         dtype: type of the weights in the release.
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.conversation import instruction_markers
+from data_pipeline.rendering import Renderer
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.conversion.model_facts import ModelFacts, TextFacts, TokenFacts, VisionFacts
@@ -17,9 +17,13 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
         model: the model's configuration.
         tokenizer: the tokenizer it was trained with.
         chat_template: name of the conversation form, which decides how a user turn is recognised.
+
+    Raises:
+        ValueError: the form cannot be used with this tokenizer.
     """
     vision, language = model.vision, model.language
-    start, end = instruction_markers(tokenizer, chat_template)
+    renderer = Renderer(tokenizer, chat_template)
+    start, end = renderer.instruction_markers()
     text_sampler, vision_sampler = model.text_sampler, model.vision_sampler
     return ModelFacts(
         vision=VisionFacts(
@@ -48,9 +52,10 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
             image_token_id=tokenizer.image_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_ids=_end_ids(tokenizer),
+            eos_token_ids=_end_ids(renderer, tokenizer),
             instruction_start_token_ids=start,
             instruction_end_token_ids=end,
+            chat_template=renderer.chat_template,
         ),
         image=model.image,
         vision_sampler={
@@ -84,8 +89,7 @@ def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _end_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids that end an answer: the end of a turn, where the template has one, and the end of the text."""
-    candidates = ("<|eot_id|>", tokenizer.eos_token)
-    known = tokenizer.get_vocab()
-    return list(dict.fromkeys(known[token] for token in candidates if token in known))
+def _end_ids(renderer: Renderer, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids that end an answer: the end of a turn as the template writes it, and the end of the text."""
+    end_of_text = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return list(dict.fromkeys([*renderer.end_ids, *end_of_text]))

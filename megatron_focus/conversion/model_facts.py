@@ -71,10 +71,12 @@ class TokenFacts:
     bos_token_id: int | None
     eos_token_ids: list[int]
     """Ids that end an answer (end of turn, end of text)."""
-    instruction_start_token_ids: list[int] = field(default_factory=list)
-    """Role marker after which the content of a user turn begins; empty when the template has no turns."""
-    instruction_end_token_ids: list[int] = field(default_factory=list)
-    """Marker that ends a turn."""
+    instruction_start_token_ids: list[list[int]] = field(default_factory=list)
+    """Markers after which the content of a user turn begins; empty when the template has no turns."""
+    instruction_end_token_ids: list[list[int]] = field(default_factory=list)
+    """Markers that end a turn."""
+    chat_template: str
+    """Jinja template of the conversations that the model was trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)

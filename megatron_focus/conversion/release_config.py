@@ -73,8 +73,8 @@ def release_config(facts: ModelFacts, dtype: torch.dtype) -> FocusLlavaConfig:
         tie_word_embeddings=facts.text.tie_embeddings,
         vision_sampler=dict(facts.vision_sampler),
         text_sampler=dict(facts.text_sampler),
-        instruction_start_token_ids=list(facts.tokens.instruction_start_token_ids),
-        instruction_end_token_ids=list(facts.tokens.instruction_end_token_ids),
+        instruction_start_token_ids=[list(marker) for marker in facts.tokens.instruction_start_token_ids],
+        instruction_end_token_ids=[list(marker) for marker in facts.tokens.instruction_end_token_ids],
         dtype=dtype,
     )
     config.architectures = ["FocusLlavaForConditionalGeneration"]

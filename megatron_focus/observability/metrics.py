@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from data_pipeline.row import IGNORE_INDEX
+from data_pipeline.steps import StepReport
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
@@ -31,6 +32,9 @@ FIELDS = (
     "row_tokens",
     "flops",
     "skipped",
+    "over_budget",
+    "data_wait",
+    "readers",
 )
 
 
@@ -41,6 +45,8 @@ class StepMetrics:
     totals: dict[str, float]
     scale_counts: dict[str, int]
     """Windows that chose each scale, by name."""
+    samples_by_source: dict[str, int]
+    row_budget: int
     grad_norm: float
     lr: float
     seconds: float
@@ -83,6 +89,16 @@ class StepMetrics:
         """Tokens that enter the LLM, text and visual, per second."""
         return self.totals["row_tokens"] / self.seconds
 
+    @property
+    def packing_fill(self) -> float:
+        """Share of the rows' token budget that was used."""
+        return self.totals["row_tokens"] / max(self.totals["microbatches"] * self.row_budget, 1)
+
+    @property
+    def data_wait_share(self) -> float:
+        """Share of the step that the ranks which read data spent waiting for it, on average."""
+        return self.totals["data_wait"] / max(self.totals["readers"], 1) / self.seconds
+
     def mfu(self, world_size: int, peak_tflops: float | None) -> float | None:
         """Model FLOPs used, of what the devices could do; None where their peak is not known.
 
@@ -98,10 +114,15 @@ class StepRecorder:
     """Collects the figures of one rank during a step."""
 
     model: ModelConfig
+    row_budget: int
+    """Tokens that a packed row should hold at most."""
+    sources: list[str] = field(default_factory=list)
+    """Names of the data sets; the same on all ranks."""
     totals: dict[str, float | Tensor] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0.0))
     scale_counts: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self.source_counts = torch.zeros(len(self.sources), dtype=torch.float64)
         self.contributes = parallel_state.get_tensor_model_parallel_rank() == 0
 
     def add(self, inputs: RowInputs | None, result: StageOutput) -> None:
@@ -116,7 +137,9 @@ class StepRecorder:
             self._add("windows", inputs.plan.num_windows)
             self._add("balance", visual.balance.detach() * inputs.plan.num_windows)
             self._add("visual", len(visual.tokens))
-            self._add("row_tokens", len(row.tokens) - inputs.plan.num_images + len(visual.tokens))
+            tokens = len(row.tokens) - inputs.plan.num_images + len(visual.tokens)
+            self._add("row_tokens", tokens)
+            self._add("over_budget", tokens > self.row_budget)
             flops += vision_flops(self.model, len(row.tiles))
             if len(visual.scale_counts) > 0:
                 counts = visual.scale_counts
@@ -132,10 +155,15 @@ class StepRecorder:
         self._add("loss_tokens", tokens)
         self._add("flops", 3 * head_flops(self.model, head_tokens))
 
-    def add_step(self, baseline_visual_tokens: int, skipped: int) -> None:
-        """Count what is known of the whole step."""
+    def add_step(self, baseline_visual_tokens: int, report: StepReport, wait_seconds: float | None) -> None:
+        """Count what is known of the whole step; ``wait_seconds`` is None on ranks that do not read data."""
         self._add("baseline_visual", baseline_visual_tokens)
-        self._add("skipped", skipped)
+        self._add("skipped", len(report.skipped))
+        if wait_seconds is not None:
+            self._add("data_wait", wait_seconds)
+            self._add("readers", 1)
+        for source, count in report.samples_by_source.items():
+            self.source_counts[self.sources.index(source)] += count
 
     def _add(self, name: str, value: float | Tensor) -> None:
         self.totals[name] = self.totals[name] + value
@@ -146,10 +174,13 @@ class StepRecorder:
         scales = sampler.scales if sampler.enabled else []
         counts = self.scale_counts if self.scale_counts is not None else torch.zeros(len(scales), device=device)
         values = [torch.as_tensor(v, device=device).double().reshape(1) for v in self.totals.values()]
-        vector = torch.cat([*values, counts.to(device).double()]) * float(self.contributes)
+        vector = torch.cat([*values, counts.to(device).double(), self.source_counts.to(device)])
+        vector *= float(self.contributes)
         torch.distributed.all_reduce(vector)
         numbers = vector.tolist()
         totals = dict(zip(FIELDS, numbers, strict=False))
+        scale_numbers = numbers[len(FIELDS) : len(FIELDS) + len(scales)]
+        source_numbers = numbers[len(FIELDS) + len(scales) :]
         if totals["loss_tokens"] != totals["labels"]:
             raise RuntimeError(
                 f"{totals['labels']:.0f} labelled tokens went in and {totals['loss_tokens']:.0f} came out: "
@@ -157,7 +188,9 @@ class StepRecorder:
             )
         return StepMetrics(
             totals=totals,
-            scale_counts={n: round(c) for n, c in zip(scales, numbers[len(FIELDS) :], strict=True)},
+            scale_counts={n: round(c) for n, c in zip(scales, scale_numbers, strict=True)},
+            samples_by_source={n: round(c) for n, c in zip(self.sources, source_numbers, strict=True)},
+            row_budget=self.row_budget,
             grad_norm=grad_norm,
             lr=lr,
             seconds=seconds,

@@ -1,5 +1,7 @@
 """How a step's metrics reach people: one progress line, and TensorBoard scalars."""
 
+from collections.abc import Mapping
+
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
@@ -43,8 +45,8 @@ class TensorBoard:
         """``first_step`` hides what an interrupted run wrote for that step and later ones."""
         self.writer = SummaryWriter(folder, purge_step=first_step)
 
-    def write(self, step: int, metrics: StepMetrics, mfu: float | None) -> None:
-        """Write the scalars of training step ``step`` (from 1)."""
+    def write(self, step: int, metrics: StepMetrics, mfu: float | None, left_out: Mapping[str, int]) -> None:
+        """Write the scalars of training step ``step`` (from 1); ``left_out`` counts samples by reason so far."""
         scalars = {
             "loss/lm": metrics.loss,
             "loss/balance": metrics.balance_loss,
@@ -56,10 +58,15 @@ class TensorBoard:
             "train/learning rate": metrics.lr,
             "train/microbatches": metrics.totals["microbatches"],
             "train/samples": metrics.totals["samples"],
-            "train/samples skipped": metrics.totals["skipped"],
+            "data/left out": metrics.totals["skipped"],
+            "data/packing fill": metrics.packing_fill,
+            "data/rows over budget": metrics.totals["over_budget"],
+            "data/wait share": metrics.data_wait_share,
             "speed/tokens per second": metrics.tokens_per_second,
             "speed/seconds per step": metrics.seconds,
         } | {f"scales/{name}": share for name, share in metrics.scale_shares.items()}
+        scalars |= {f"data/samples of {name}": float(count) for name, count in metrics.samples_by_source.items()}
+        scalars |= {f"data/left out so far: {reason}": float(count) for reason, count in left_out.items()}
         if mfu is not None:
             scalars["speed/MFU"] = mfu
         for name, value in scalars.items():

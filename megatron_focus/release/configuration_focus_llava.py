@@ -62,8 +62,9 @@ class FocusLlavaConfig(LlavaNextConfig):
             max | mean; ``gate`` paper | ste | switch; ``global_view`` compress | keep | drop.
         text_sampler: ``enabled``; ``layer``, tokens are dropped before this layer, counted from 0; ``gamma``, share of
             the total importance that the kept tokens exceed, 1 or more keeps all.
-        instruction_start_token_ids: ids of the marker after which the content of a user turn begins.
-        instruction_end_token_ids: ids of the marker that ends a turn.
+        instruction_start_token_ids: the markers after which the content of a user turn begins, each a list of ids; the
+            longest that fits counts.
+        instruction_end_token_ids: the markers that end a turn, each a list of ids.
 
     Raises:
         ValueError: naming the key and the value that do not fit.
@@ -156,6 +157,10 @@ class FocusLlavaConfig(LlavaNextConfig):
             )
         if not isinstance(settings["gamma"], int | float) or settings["gamma"] <= 0:
             raise ValueError(f"text_sampler.gamma is {settings['gamma']!r}; it must be a number above 0")
+        for key in ("instruction_start_token_ids", "instruction_end_token_ids"):
+            for marker in getattr(self, key):
+                if not isinstance(marker, list) or not marker or not all(isinstance(token, int) for token in marker):
+                    raise ValueError(f"{key} has the marker {marker!r}; a marker is a list of ids such as [3, 4]")
         if bool(self.instruction_start_token_ids) != bool(self.instruction_end_token_ids):
             raise ValueError(
                 "instruction_start_token_ids and instruction_end_token_ids must be given together: they are "

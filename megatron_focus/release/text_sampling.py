@@ -21,25 +21,36 @@ def _starts_of(pattern: list[int], input_ids: Tensor) -> Tensor:
     return found
 
 
-def instruction_mask(input_ids: Tensor, is_image: Tensor, start_ids: list[int], end_ids: list[int]) -> Tensor:
+def _moved(found: Tensor, steps: int) -> Tensor:
+    """bool [B, L], each True that many tokens later."""
+    return nn.functional.pad(found, (steps, 0), value=False)[:, : found.shape[1]]
+
+
+def instruction_mask(
+    input_ids: Tensor, is_image: Tensor, start_ids: list[list[int]], end_ids: list[list[int]]
+) -> Tensor:
     """bool [B, L], the content of user turns behind the last image of each row; rows without an image have none.
 
     Args:
         input_ids: [B, L].
         is_image: bool [B, L], image placeholders.
-        start_ids: marker after which the content of a user turn begins; empty when the template has no turns.
-        end_ids: marker that ends a turn.
+        start_ids: the markers after which the content of a user turn begins, of which the longest that fits counts;
+            none when the template has no turns.
+        end_ids: the markers that end a turn.
     """
     step = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    if not start_ids:
-        return torch.zeros_like(is_image)
-    # A turn's content begins where its start marker has ended.
-    begins = _starts_of(start_ids, input_ids).roll(len(start_ids), dims=1)
-    begins[:, : len(start_ids)] = False
+    begins, in_marker, ends = (torch.zeros_like(is_image) for _ in range(3))
+    for pattern in start_ids:
+        found = _starts_of(pattern, input_ids)
+        begins |= _moved(found, len(pattern))
+        for offset in range(len(pattern)):
+            in_marker |= _moved(found, offset)
+    for pattern in end_ids:
+        ends |= _starts_of(pattern, input_ids)
     last_begin = torch.where(begins, step, -1).cummax(1).values
-    last_end = torch.where(_starts_of(end_ids, input_ids), step, -1).cummax(1).values
+    last_end = torch.where(ends, step, -1).cummax(1).values
     last_image = torch.where(is_image, step, -1).amax(1, keepdim=True)
-    return (last_begin > last_end) & (step > last_image) & (last_image >= 0)
+    return (last_begin > last_end) & ~in_marker & (step > last_image) & (last_image >= 0)
 
 
 def importance(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:

@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.row import PackedRow, empty_row
-from data_pipeline.steps import LoaderState, SkippedSample, StepBatch
+from data_pipeline.steps import StepBatch, StepReport
 from megatron_focus.config.schema import ModelConfig, RunConfig
 from megatron_focus.models.focus_llava import RowInputs
 from megatron_focus.samplers.draws import draw
@@ -33,10 +33,10 @@ class StepInputs:
     """The microbatches; empty on ranks behind the first stage."""
     baseline_visual_tokens: int
     """Visual tokens LLaVA-NeXT would use for this rank's samples (m0)."""
-    skipped: list[SkippedSample]
-    """Samples left out of the step; on the reading rank."""
-    loader_state: LoaderState | None
-    """State of the loader once this step is done; on the reading rank."""
+    report: StepReport
+    """What became of the samples; empty on ranks that do not read."""
+    wait_seconds: float | None
+    """How long the reading rank waited for its rows; None on the others."""
 
 
 class StepFeeder:
@@ -82,8 +82,8 @@ class StepFeeder:
                 for row in shared
                 for height, width in row.image_sizes.tolist()
             ),
-            skipped=batch.report.skipped if batch is not None else [],
-            loader_state=batch.state if batch is not None else None,
+            report=batch.report if batch is not None else StepReport(),
+            wait_seconds=batch.wait_seconds if batch is not None else None,
         )
 
     def _whole_groups(self, rows: list[PackedRow]) -> list[PackedRow]:

@@ -45,7 +45,7 @@ def train_step(
     forward_backward(chunks, optimizer, inputs, recorder)
     _, grad_norm, _ = optimizer.step()
     scheduler.step(increment=1)
-    recorder.add_step(inputs.baseline_visual_tokens, len(inputs.skipped))
+    recorder.add_step(inputs.baseline_visual_tokens, inputs.report, inputs.wait_seconds)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return recorder.finish(grad_norm=float(grad_norm or 0.0), lr=lr, seconds=time.perf_counter() - start, device=device)

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from megatron.core.utils import unwrap_model
 from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.loader import StepLoader
-from data_pipeline.steps import StepBatch
 from data_pipeline.tokenizer import load_tokenizer
 from megatron_focus.checkpoint.state import (
     Trainable,
@@ -48,8 +47,10 @@ class Trainer:
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
         self.store = CheckpointStore(config.checkpoint.save) if config.checkpoint.save else None
         self.state = self._restore()
-        self.skipped = 0
-        self.feeder = StepFeeder(config, self._loader(), pad_token_id=self.tokenizer.pad_token_id, device=device)
+        self.loader = self._loader()
+        steps = iter(self.loader.next_step, None) if self.loader is not None else None
+        self.feeder = StepFeeder(config, steps, pad_token_id=self.tokenizer.pad_token_id, device=device)
+        self.sources = self._sources()
         folder = config.logging.tensorboard_dir
         writes = folder is not None and self.rank == 0
         self.board = TensorBoard(str(folder), self.state.iteration + 1) if writes else None
@@ -63,18 +64,25 @@ class Trainer:
         while self.state.iteration < last:
             started = time.perf_counter()
             inputs = self.feeder.next_step(self.state.iteration)
-            recorder = StepRecorder(self.config.model)
+            recorder = StepRecorder(self.config.model, self.config.data.max_sequence_length, self.sources)
             metrics = train_step(
                 self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device, started
             )
             self._advance(inputs, metrics)
             if self.state.iteration % checkpoint.save_interval == 0 or self.state.iteration == last:
                 self.save()
-        if self.board is not None:
-            self.board.close()
-        left_out = f", {self.skipped:,} left out (listed above)" if self.skipped else ""
+        self.close()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
+        left_out = f", left out: {reasons} (listed above)" if reasons else ""
         self._say(f"finished {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}")
         return metrics
+
+    def close(self) -> None:
+        """End the reading processes and the event file."""
+        if self.loader is not None:
+            self.loader.close()
+        if self.board is not None:
+            self.board.close()
 
     def save(self) -> None:
         """Write a checkpoint, if the run has a folder for them (collective)."""
@@ -101,19 +109,24 @@ class Trainer:
             self._say(f"starting from the weights of {self.config.checkpoint.pretrained}")
         return TrainState()
 
-    def _loader(self) -> Iterator[StepBatch] | None:
+    def _loader(self) -> StepLoader | None:
         if not StepFeeder.reads_data():
             return None
-        return iter(
-            StepLoader(
-                self.config.data,
-                self.config.model.image,
-                global_batch_size=self.config.training.global_batch_size,
-                data_parallel_rank=parallel_state.get_data_parallel_rank(),
-                data_parallel_size=parallel_state.get_data_parallel_world_size(),
-                state=loader_state(self.state.loader),
-            )
+        return StepLoader(
+            self.config.data,
+            self.config.model.image,
+            global_batch_size=self.config.training.global_batch_size,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            state=loader_state(self.state.loader),
+            device=self.device,
         )
+
+    def _sources(self) -> list[str]:
+        """Names of the data sets, on all ranks."""
+        shared = [self.loader.manifest.source_names if self.loader is not None else None]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        return shared[0] or []
 
     def _advance(self, inputs: StepInputs, metrics: StepMetrics) -> None:
         """Count the step as done and report it.
@@ -125,18 +138,27 @@ class Trainer:
             raise FloatingPointError(
                 f"step {self.state.iteration + 1}: loss {metrics.loss}, gradient norm {metrics.grad_norm}"
             )
-        for sample in inputs.skipped:
+        for sample in inputs.report.skipped:
             print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
-        self.skipped += round(metrics.totals["skipped"])
+        if metrics.totals["skipped"]:
+            self._count_left_out(inputs.report.skipped_by_reason)
         self.state.iteration += 1
         self.state.consumed_samples += round(metrics.totals["samples"])
-        if inputs.loader_state is not None:
-            self.state.loader = asdict(inputs.loader_state)
+        if self.loader is not None:
+            kept, baseline = (round(metrics.totals[name]) for name in ("visual", "baseline_visual"))
+            self.state.loader = asdict(self.loader.step_done(kept, baseline))
         mfu = metrics.mfu(torch.distributed.get_world_size(), self.peak_tflops)
         if self.state.iteration % self.config.logging.log_interval == 0:
-            self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu, self.skipped))
+            left_out = sum(self.state.left_out.values())
+            self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu, left_out))
         if self.board is not None:
-            self.board.write(self.state.iteration, metrics, mfu)
+            self.board.write(self.state.iteration, metrics, mfu, self.state.left_out)
+
+    def _count_left_out(self, by_reason: Counter[str]) -> None:
+        """Add up the reasons of all ranks (collective)."""
+        gathered: list[Counter[str]] = [Counter()] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, by_reason)
+        self.state.left_out = dict(sum(gathered, Counter(self.state.left_out)))
 
     def _say(self, line: str) -> None:
         if self.rank == 0:

@@ -9,7 +9,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
 from data_pipeline.row import PackedRow
-from data_pipeline.steps import LoaderState, StepBatch, StepReport
+from data_pipeline.steps import StepBatch, StepReport
 from megatron_focus.checkpoint.state import Trainable, load_weights, save_weights
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config
@@ -115,11 +115,13 @@ def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one
     feeder = StepFeeder(config, batches if StepFeeder.reads_data() else None, pad_token_id=249, device=device)
     result = RankResult()
     for step in range(steps):
-        recorder = _Watcher(config.model)
+        recorder = _Watcher(config.model, config.data.max_sequence_length)
         inputs = feeder.next_step(step)
         if step == 0 and not config.parallel.use_distributed_optimizer:
             # Gradients are read here; the step below computes them once more.
-            forward_backward(parts.chunks, parts.optimizer, inputs, StepRecorder(config.model))
+            forward_backward(
+                parts.chunks, parts.optimizer, inputs, StepRecorder(config.model, config.data.max_sequence_length)
+            )
             result.gradients = local_shards(parts.chunks, "main_grad")
         metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, device)
         result.losses.append(metrics.loss)
@@ -149,6 +151,6 @@ def _of_last_chunk(seen: list, rows: int, chunks: int) -> list:
 def step_batch(rows: list[PackedRow]) -> StepBatch:
     return StepBatch(
         rows=rows,
-        state=LoaderState(seed=0, epoch=0, position=0, manifest_hash="none"),
-        report=StepReport(skipped=[], samples_by_source={}),
+        report=StepReport(),
+        wait_seconds=0.0,
     )

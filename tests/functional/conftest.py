@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from data_pipeline.config import DataConfig
-from data_pipeline.shards import write_shards
+from data_pipeline.preparation import prepare
+from data_pipeline.rendering import Renderer
 from data_pipeline.sources.llava_json import LlavaJson
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 from tests.distributed.workers import configure
-from tests.tiny import GEOMETRY, tiny_model
+from tests.tiny import tiny_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "grey": (128, 128, 128)}
 
@@ -45,14 +46,9 @@ def dataset(tmp_path_factory):
     (folder / "data.json").write_text(json.dumps(records))
     texts = [turn["value"] for record in records for turn in record["conversations"]] * 4
     train_tokenizer(texts, 320, folder / "tokenizer")
-    write_shards(
-        LlavaJson(folder / "data.json", folder / "images", "colours"),
-        folder / "shards",
-        tokenizer=load_tokenizer(folder / "tokenizer"),
-        template="llama3",
-        geometry=GEOMETRY,
-        samples_per_shard=6,
-    )
+    source = LlavaJson(folder / "data.json", folder / "images", "colours")
+    renderer = Renderer(load_tokenizer(folder / "tokenizer"), "llama3")
+    prepare([source], folder / "shards", renderer=renderer, samples_per_shard=6, progress=False)
     return folder
 
 

@@ -1,6 +1,7 @@
 """What one rank does in the tests of whole runs."""
 
 import contextlib
+import hashlib
 import io
 import os
 import signal
@@ -24,6 +25,8 @@ class RunResult:
     effective: list[float] = field(default_factory=list)
     weights: list[Shard] = field(default_factory=list)
     loader: dict | None = None
+    fed: dict[int, list[tuple]] = field(default_factory=dict)
+    """Step -> rows, on ranks that read."""
     said: list[str] = field(default_factory=list)
     """Progress lines, and what went to standard error."""
 
@@ -52,6 +55,41 @@ def train(config: RunConfig) -> RunResult:
     trainer.result.weights = local_shards(trainer.parts.chunks)
     trainer.result.loader = trainer.state.loader
     return trainer.result
+
+
+class _Recorded(_Watched):
+    """Also remembers what it was fed: for each row the samples' ids and a hash of their tokens, labels and pixels."""
+
+    def __init__(self, config, device, kill_in_step):
+        super().__init__(config, device)
+        self.kill_in_step = kill_in_step
+        next_step = self.feeder.next_step
+
+        def recorded(step):
+            inputs = next_step(step)
+            if self.loader is not None:
+                self.result.fed[step + 1] = [_fingerprint(inputs.row) for inputs in inputs.rows]
+            if step + 1 == self.kill_in_step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return inputs
+
+        self.feeder.next_step = recorded
+
+
+def _fingerprint(row):
+    digest = hashlib.sha256()
+    for tensor in (row.tokens, row.labels, row.instruction, row.tiles):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return tuple(row.sample_ids), digest.hexdigest()
+
+
+def train_recorded(config: RunConfig, kill_in_step: int | None = None) -> RunResult:
+    """A whole run that remembers what it was fed, killed without warning in the middle of a step."""
+    validate(config, int(os.environ["WORLD_SIZE"]))
+    device = initialize(config.parallel, config.training.seed)
+    _Watched.result = RunResult()
+    _Recorded(config, device, kill_in_step).train()
+    return _Watched.result
 
 
 def train_and_die_while_saving(config: RunConfig, at_iteration: int) -> None:

@@ -111,7 +111,7 @@ def logits_beside_the_release(tokenizer_folder, family):
     release.load_state_dict(megatron_to_hf(dict(chunk.named_parameters()), facts), strict=True)
     row = make_row(6, SAMPLES)
     start, end = facts.tokens.instruction_start_token_ids, facts.tokens.instruction_end_token_ids
-    row = with_markers(with_ids_of(tokenizer, row), start, end)
+    row = with_markers(with_ids_of(tokenizer, row), start[0], end[0])
     row.placeholder = tokenizer.image_token_id
     with torch.no_grad():
         result = chunk(row_inputs(model, row, training=False), return_logits=True)

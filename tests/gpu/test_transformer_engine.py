@@ -44,7 +44,12 @@ def three_steps(transformer_impl: str, folder: str, writes: bool):
     feeder = StepFeeder(config, batches, pad_token_id=249, device=device)
     metrics = [
         train_step(
-            parts.chunks, parts.optimizer, parts.scheduler, feeder.next_step(i), StepRecorder(config.model), device
+            parts.chunks,
+            parts.optimizer,
+            parts.scheduler,
+            feeder.next_step(i),
+            StepRecorder(config.model, config.data.max_sequence_length),
+            device,
         )
         for i in range(3)
     ]

@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
-from data_pipeline.conversation import instruction_markers
+from data_pipeline.chat_templates import CHAT_TEMPLATES
+from data_pipeline.rendering import Renderer
 from data_pipeline.tokenizer import train_tokenizer
 from megatron_focus.conversion import export
 from megatron_focus.conversion.export import write_release
@@ -84,7 +86,8 @@ def facts(tokenizer_folder):
     from data_pipeline.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_folder)
-    start, end = instruction_markers(tokenizer, "llama3")
+    renderer = Renderer(tokenizer, "vicuna")
+    start, end = renderer.instruction_markers()
     return tiny_facts(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
@@ -92,6 +95,7 @@ def facts(tokenizer_folder):
         eos_token_ids=tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"]),
         instruction_start_token_ids=start,
         instruction_end_token_ids=end,
+        chat_template=renderer.chat_template,
     )
 
 
@@ -153,7 +157,9 @@ def test_files(release, facts, state):
     processor = json.loads((release / "processor_config.json").read_text())
     assert processor["num_additional_image_tokens"] == 1
     assert processor["image_processor"]["size"] == {"shortest_edge": tiny.TILE}
-    assert (release / "chat_template.jinja").read_text()
+    # The template of the training, not the one that the tokenizer came with.
+    assert (release / "chat_template.jinja").read_text() == CHAT_TEMPLATES["vicuna"]
+    assert AutoTokenizer.from_pretrained(release).chat_template == CHAT_TEMPLATES["vicuna"]
     assert (release / "README.md").read_text().startswith("---\nlibrary_name: transformers")
     assert not list(release.parent.glob(".*"))
 

@@ -46,6 +46,7 @@ def tiny_facts(
                 "eos_token_ids": [tiny.ID["<|eot_id|>"], tiny.ID["<|end_of_text|>"]],
                 "instruction_start_token_ids": tiny.USER_START,
                 "instruction_end_token_ids": tiny.TURN_END,
+                "chat_template": tiny.CHAT_TEMPLATE,
             }
             | tokens
         ),

@@ -9,7 +9,8 @@ from hypothesis import settings
 from PIL import Image
 
 from data_pipeline.config import ImageGeometry
-from data_pipeline.shards import write_shards
+from data_pipeline.preparation import prepare
+from data_pipeline.rendering import Renderer
 from data_pipeline.sources.llava_json import LlavaJson
 from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 
@@ -93,14 +94,8 @@ def llava_folder(tmp_path_factory, image_bytes):
 def prepared(tmp_path_factory, llava_folder, tokenizer):
     """The data set of llava_folder in shards of 5 samples."""
     folder = tmp_path_factory.mktemp("prepared") / "data"
-    write_shards(
-        LlavaJson(llava_folder / "data.json", llava_folder / "images", "llava"),
-        folder,
-        tokenizer=tokenizer,
-        template="llama3",
-        geometry=ImageGeometry(),
-        samples_per_shard=5,
-    )
+    source = LlavaJson(llava_folder / "data.json", llava_folder / "images", "llava")
+    prepare([source], folder, renderer=Renderer(tokenizer, "llama3"), samples_per_shard=5, progress=False)
     return folder
 
 

@@ -9,8 +9,17 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 
 from data_pipeline.anyres import hf_grid_pinpoints, visual_token_count
+from data_pipeline.chat_templates import CHAT_TEMPLATES, TEMPLATE_NAMES
 from data_pipeline.config import ImageGeometry
-from data_pipeline.tokenizer import LLAMA3_SPECIAL_TOKENS, load_tokenizer, tokenizer_hash, train_tokenizer
+from data_pipeline.rendering import Renderer
+from data_pipeline.tokenizer import (
+    LLAMA3_SPECIAL_TOKENS,
+    add_image_and_pad,
+    load_tokenizer,
+    tokenizer_hash,
+    train_tokenizer,
+)
+from tests.unit.data_pipeline.family_tokenizers import KINDS, family_tokenizer
 
 
 def test_trained_tokenizer_loads_and_round_trips(tokenizer, tokenizer_folder):
@@ -63,9 +72,10 @@ def test_vocabulary_too_small(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pad_token": "<|eot_id|>"}, "pad_token '<|eot_id|>' also ends a text or a turn"),
-        ({"pad_token": "<|end_of_text|>"}, "also ends a text or a turn"),
-        ({"pad_token": None}, "has no pad_token"),
+        ({"pad_token": "<|eot_id|>"}, "pad_token '<|eot_id|>' also stands in conversations; add both with"),
+        ({"pad_token": "<|end_header_id|>"}, "also stands in conversations"),
+        ({"pad_token": "<|begin_of_text|>"}, "also stands in conversations"),
+        ({"pad_token": None}, "has no pad_token; tools/prepare_tokenizer.py adds both"),
         ({"pad_token": "<image>"}, "pad_token and image_token are both"),
         ({"image_token": None}, "image_token is None, not '<image>'"),
     ],
@@ -81,14 +91,16 @@ def test_bad_tokenizers_are_refused(change, message, tokenizer_folder, tmp_path)
     assert str(folder) in str(error.value) and message in str(error.value)
 
 
-def test_image_token_that_text_can_produce_is_refused(tokenizer_folder, tmp_path):
+def test_image_token_that_text_can_produce_is_refused(tokenizer, tokenizer_folder, tmp_path):
     folder = tmp_path / "changed"
     shutil.copytree(tokenizer_folder, folder)
     description = json.loads((folder / "tokenizer.json").read_text())
-    for token in description["added_tokens"]:
-        token["special"] = token["content"] != "<|end_of_text|>"
+    description["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+    description["pre_tokenizer"]["trim_offsets"] = True
+    description["model"]["ignore_merges"] = True
+    description["model"]["vocab"]["<image>"] = tokenizer.image_token_id  # now also a word like any other
     (folder / "tokenizer.json").write_text(json.dumps(description))
-    with pytest.raises(ValueError, match=r"'<\|end_of_text\|>' is not a special token, so any text could contain it"):
+    with pytest.raises(ValueError, match=r"'<image>' is not a special token, so any text could contain it"):
         load_tokenizer(folder)
 
 
@@ -101,6 +113,19 @@ def test_ids_beyond_the_vocabulary_are_refused(tokenizer_folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"has id 5000, but there are \d+ tokens"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", TEMPLATE_NAMES)
+def test_tokenizers_of_all_families_load(kind, template, tmp_path):
+    given = family_tokenizer(kind)
+    add_image_and_pad(given, template).save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.chat_template == CHAT_TEMPLATES.get(template, given.chat_template)
+    assert (loaded.bos_token, loaded.eos_token, loaded.unk_token) == (given.bos_token, given.eos_token, given.unk_token)
+    assert tokenizer_hash(loaded) == tokenizer_hash(given)
+    named = "llama3" if template == "tokenizer" else template  # given's own
+    assert Renderer(loaded, template).hash == Renderer(given, named).hash
 
 
 def test_folder_without_a_tokenizer(tmp_path):

@@ -53,7 +53,12 @@ def test_text_sampler_settings(text, message):
         ({"vision_feature_layer": [-2, -1]}, "only one layer"),
         ({"vision_feature_select_strategy": "full"}, "only 'default' is supported"),
         ({"image_grid_pinpoints": [[56, 100]]}, "not a multiple of the tile side 56"),
-        ({"instruction_start_token_ids": [3]}, "must be given together"),
+        ({"instruction_start_token_ids": [[3]]}, "must be given together"),
+        (
+            {"instruction_start_token_ids": [3]},
+            "instruction_start_token_ids has the marker 3; a marker is a list of ids",
+        ),
+        ({"instruction_end_token_ids": [[]]}, "instruction_end_token_ids has the marker \\[\\]"),
     ],
 )
 def test_architecture(change, message):

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_pipeline.conversation import Turn, instruction_markers, render
+from data_pipeline.chat_templates import CHAT_TEMPLATES
+from data_pipeline.conversation import Turn
+from data_pipeline.rendering import Renderer
 from megatron_focus.release.text_sampling import importance, important_enough, instruction_mask
 from tests.reference.text_guided import text_guided_reference
-from tests.unit.release.tiny_models import IMAGE, PAD, TOKENIZER
+from tests.unit.data_pipeline.family_tokenizers import KINDS, family_tokenizer
+from tests.unit.release.tiny_models import IMAGE
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
@@ -47,27 +52,58 @@ CONVERSATIONS = [
     [Turn("user", "first <image> second <image> third"), Turn("assistant", "ok")],
     [Turn("user", "no image at all"), Turn("assistant", "indeed")],
     [Turn("user", "<image>"), Turn("assistant", "a caption")],
+    [Turn("user", "<image>"), Turn("assistant", "日本"), Turn("user", "7"), Turn("assistant", "(8)")],
+    [Turn("user", "(a) <image>"), Turn("assistant", "é"), Turn("user", "日本 🙂"), Turn("assistant", "'s")],
+    [Turn("user", "<image>\n1"), Turn("assistant", "-"), Turn("user", "2 <b>"), Turn("assistant", "3")] * 3,
 ]
 
 
-@pytest.mark.parametrize("template", ["llama3", "plain"])
-def test_instruction_is_that_of_the_training_data(template):
-    """Found in ids alone, with each placeholder repeated and rows padded on the left."""
-    start, end = instruction_markers(TOKENIZER, template)
-    chosen = CONVERSATIONS if template == "llama3" else CONVERSATIONS[:1]
+def check_markers(kind, template, conversations):
+    """The instruction found in ids alone, with each placeholder repeated and rows padded on the left."""
+    tokenizer = family_tokenizer(kind)
+    renderer = Renderer(tokenizer, template)
+    image = tokenizer.image_token_id
     rows, expected = [], []
-    for turns in chosen:
-        encoded = render(turns, TOKENIZER, template)
-        repeats = [3 if token == IMAGE else 1 for token in encoded.tokens]
-        rows.append(torch.tensor(encoded.tokens).repeat_interleave(torch.tensor(repeats)))
-        expected.append(torch.tensor(encoded.instruction).repeat_interleave(torch.tensor(repeats)))
+    for turns in conversations:
+        encoded = renderer.render(turns)
+        repeats = torch.tensor([3 if token == image else 1 for token in encoded.tokens])
+        rows.append(torch.tensor(encoded.tokens).repeat_interleave(repeats))
+        expected.append(torch.tensor(encoded.instruction).repeat_interleave(repeats))
     longest = max(map(len, rows))
-    ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=PAD) for row in rows])
+    pad = tokenizer.pad_token_id
+    ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=pad) for row in rows])
     want = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in expected])
-    assert torch.equal(instruction_mask(ids, ids == IMAGE, start, end), want)
-    assert bool(want.any()) == (template == "llama3")
+    assert torch.equal(instruction_mask(ids, ids == image, *renderer.instruction_markers()), want)
+    return want
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", CHAT_TEMPLATES)
+def test_instruction_is_that_of_the_training_data(template, kind):
+    conversations = CONVERSATIONS[:1] if template == "plain" else CONVERSATIONS
+    found = check_markers(kind, template, conversations)
+    assert bool(found.any()) == (template != "plain")
+
+
+# Without the words and characters that the markers are made of.
+word = st.text(st.characters(codec="utf-8", exclude_characters="<▁[:S\n"), min_size=1, max_size=12).map(str.strip)
+
+
+@settings(max_examples=25, database=None, deadline=None, derandomize=True)
+@given(texts=st.lists(word.filter(bool), min_size=2, max_size=6).filter(lambda texts: len(texts) % 2 == 0))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", [name for name in CHAT_TEMPLATES if name != "plain"])
+def test_instruction_of_any_text(template, kind, texts):
+    turns = [Turn(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+    check_markers(kind, template, [[Turn("user", f"<image>\n{texts[0]}"), *turns[1:]]])
 
 
 def test_instruction_of_a_turn_that_has_not_ended():
     ids = torch.tensor([[7, 9, 9, 8, IMAGE, 5, 6]])
-    assert instruction_mask(ids, ids == IMAGE, [9, 9], [1]).tolist() == [[False] * 5 + [True] * 2]
+    assert instruction_mask(ids, ids == IMAGE, [[9, 9]], [[1]]).tolist() == [[False] * 5 + [True] * 2]
+
+
+def test_the_longest_marker_counts():
+    ids = torch.tensor([[IMAGE, 9, 4, 5, 1, 6, 9, 5, 2, 1, 9, 4]])
+    found = instruction_mask(ids, ids == IMAGE, [[9], [9, 4]], [[1], [2, 1]])
+    assert found[0].nonzero()[:, 0].tolist() == [3, 7]

@@ -58,8 +58,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 TOKENIZER = tiny_tokenizer()
-USER_START = TOKENIZER.encode("<|start_header_id|>user<|end_header_id|>\n\n", add_special_tokens=False)
-TURN_END = [ID["<|eot_id|>"]]
+USER_START = [TOKENIZER.encode("<|start_header_id|>user<|end_header_id|>\n\n", add_special_tokens=False)]
+TURN_END = [[ID["<|eot_id|>"]]]
 
 
 def vision_config() -> CLIPVisionConfig:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from data_pipeline.benchmark.measure import interleaved, ratios
 from data_pipeline.config import ImageGeometry
-from megatron_focus.benchmark.measure import interleaved, ratios
 from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
 from megatron_focus.benchmark.run import run
 from megatron_focus.benchmark.table import TRANSFORMERS, format_phase, make_phase, verdict

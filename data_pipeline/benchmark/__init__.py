@@ -1,0 +1,1 @@
+"""Speed of the data path beside transformers' image processors and plain Pillow."""

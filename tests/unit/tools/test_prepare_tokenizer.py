@@ -1,0 +1,39 @@
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from data_pipeline.rendering import Renderer
+from data_pipeline.tokenizer import LLAMA3_SPECIAL_TOKENS, load_tokenizer
+from tools.prepare_tokenizer import main
+
+
+@pytest.fixture
+def language_model(tmp_path):
+    """A byte-level tokenizer as a language model has it: neither image nor pad token."""
+    alphabet = {character: number for number, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(LLAMA3_SPECIAL_TOKENS))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_the_result_can_be_trained_with(language_model, tmp_path, capsys):
+    assert main(["--from", str(language_model), "--output", str(tmp_path / "out")]) == 0
+    before, after = AutoTokenizer.from_pretrained(language_model), load_tokenizer(tmp_path / "out")
+    assert len(after) == len(before) + 2 and after.get_vocab().items() > before.get_vocab().items()
+    assert {after.image_token_id, after.pad_token_id} == {len(before), len(before) + 1}
+    assert Renderer(after, "llama3").chat_template == after.chat_template
+    assert f"at least {len(after)}" in capsys.readouterr().out
+
+
+def test_refusals(language_model, tmp_path, capsys):
+    assert main(["--from", str(language_model), "--output", str(language_model)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["--from", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert "no file tokenizer.json there" in capsys.readouterr().err
+    assert main(["--from", str(language_model), "--template", "chatml", "--output", str(tmp_path / "out")]) == 1
+    assert f"tokenizer {language_model}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,64 @@
+"""Give a language model's tokenizer the image token, pad token and chat template that training needs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from data_pipeline.chat_templates import TEMPLATE_NAMES
+from data_pipeline.rendering import Renderer
+from data_pipeline.tokenizer import add_image_and_pad, load_tokenizer
+
+EXAMPLE = """\
+example:
+  python tools/prepare_tokenizer.py --from models/Meta-Llama-3-8B-Instruct --template llama3 --output tokenizers/llama-3
+"""
+
+
+def prepare_tokenizer(source: Path, template: str, output: Path) -> PreTrainedTokenizerFast:
+    """Write the tokenizer to the new folder ``output``, and check that it can write conversations.
+
+    Raises:
+        ValueError: ``output`` exists, ``source`` holds no fast tokenizer, or the template does not suit it.
+    """
+    if output.exists():
+        raise ValueError(f"{output}: exists already; choose another folder or remove it")
+    if not (source / "tokenizer.json").is_file():
+        raise ValueError(f"{source}: no file tokenizer.json there; name a language model's folder, or its tokenizer's")
+    original = AutoTokenizer.from_pretrained(source)
+    if not isinstance(original, PreTrainedTokenizerFast):
+        raise ValueError(f"{source}: {type(original).__name__} is not a fast tokenizer")
+    tokenizer = add_image_and_pad(original, template)
+    tokenizer.name_or_path = str(source)  # for messages
+    Renderer(tokenizer, template)
+    tokenizer.save_pretrained(output)
+    return load_tokenizer(output)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; 0 when the tokenizer was written, 1 when it could not be (the reason is on stderr)."""
+    parser = argparse.ArgumentParser(
+        prog="python tools/prepare_tokenizer.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--from", dest="source", type=Path, required=True, help="folder with tokenizer.json")
+    parser.add_argument("--template", choices=TEMPLATE_NAMES, default="llama3", help="chat template (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write; must not exist yet")
+    options = parser.parse_args(arguments)
+    try:
+        tokenizer = prepare_tokenizer(options.source, options.template, options.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"wrote {options.output}: {len(tokenizer)} tokens, {tokenizer.image_token} is {tokenizer.image_token_id}, "
+        f"{tokenizer.pad_token} is {tokenizer.pad_token_id}; set model.language.vocab_size to at least {len(tokenizer)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
