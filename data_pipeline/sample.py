@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.conversation import Turn
+from data_pipeline.conversations.conversation import Turn
 from data_pipeline.errors import SampleError
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.checkpoint.state import CONFIG_FILE
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config

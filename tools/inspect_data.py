@@ -7,10 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.inspection.report import ReportOptions, write_report
 from data_pipeline.inspection.verify import verify
-from data_pipeline.manifest import Manifest
-from data_pipeline.planning import StepPlanner
+from data_pipeline.loading.planning import StepPlanner
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
 

@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.chat_templates import TEMPLATE_NAMES
-from data_pipeline.preparation import prepare
-from data_pipeline.preparation_report import count_warnings, summary_table
-from data_pipeline.rendering import Renderer
-from data_pipeline.shard_merge import LEFT_OUT
-from data_pipeline.shard_writer import ON_BAD_SAMPLE
+from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer
+from data_pipeline.preparation.merge import LEFT_OUT
+from data_pipeline.preparation.prepare import prepare
+from data_pipeline.preparation.report import count_warnings, summary_table
+from data_pipeline.preparation.shard_writer import ON_BAD_SAMPLE
+from data_pipeline.preparation.subset import draw_subset
 from data_pipeline.sources.registry import KINDS, open_source
-from data_pipeline.subset import draw_subset
-from data_pipeline.tokenizer import load_tokenizer
 
 EXAMPLE = f"""\
 kinds of sources: {", ".join(KINDS)}

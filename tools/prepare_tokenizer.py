@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data_pipeline.chat_templates import TEMPLATE_NAMES
-from data_pipeline.rendering import Renderer
-from data_pipeline.tokenizer import add_image_and_pad, load_tokenizer
+from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import add_image_and_pad, load_tokenizer
 
 EXAMPLE = """\
 example:

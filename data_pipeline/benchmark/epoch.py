@@ -23,14 +23,14 @@ from tqdm import tqdm
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.benchmark.pictures import synthetic_photo
 from data_pipeline.config import DataConfig, ImageGeometry
-from data_pipeline.loader import StepLoader
-from data_pipeline.manifest import SCHEMA
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import train_tokenizer
+from data_pipeline.dataset.manifest import SCHEMA
+from data_pipeline.loading.loader import StepLoader
+from data_pipeline.loading.steps import LoaderState
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sample import sample_key
 from data_pipeline.sources.llava_json import LlavaJson
-from data_pipeline.steps import LoaderState
-from data_pipeline.tokenizer import train_tokenizer
 
 SIZES = ((640, 480), (480, 640), (500, 375), (336, 336), (1024, 768), (1700, 2200), (800, 600), (448, 1344))
 """Width and height of the pictures, in pixels: photographs, squares, pages, a tall chart."""

@@ -112,6 +112,7 @@ def format_epoch(report: EpochReport) -> str:
     rows = [
         ("start to the first batch", report.start, "s", None),
         ("resume in the third epoch", report.resume, "s", report.resume < WANTED_RESUME),
+        ("counting the tokens of 100,000 different image sizes", report.sizes, "s", None),
         ("planning of an epoch", report.plan, "s", report.plan < WANTED_PLAN),
         ("peak memory", report.memory / 2**30, "GiB", report.memory < WANTED_MEMORY * 2**30),
         ("row budget used", 100 * report.fill, "%", report.fill >= WANTED_FILL),

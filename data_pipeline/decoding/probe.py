@@ -8,7 +8,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.errors import SampleError
 
@@ -62,10 +62,12 @@ def open_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
     except Exception as error:  # damaged headers make Pillow's parsers raise almost anything
         if _webp_is_cut(data):
             raise SampleError("truncated image", f"image {name}: ends after {len(data)} bytes") from error
+        # What Pillow says of a file that it does not know is no more than that, and the address of an object.
+        why = "" if isinstance(error, UnidentifiedImageError) else f"; {error}"
         raise SampleError(
             "not an image",
             f"image {name}: not a readable {', '.join(FORMATS)} file ({len(data)} bytes, "
-            f"beginning {data[:8].hex(' ')}; {error})",
+            f"beginning {data[:8].hex(' ')}{why})",
         ) from error
     width, height = image.size
     size = f"image {name}: {width}x{height}"

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 from numpy.typing import NDArray
 
 from data_pipeline.config import ImageGeometry
+from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.inspection.counts import SampleLengths
 from data_pipeline.inspection.histograms import (
     count_grids,
@@ -21,7 +22,6 @@ from data_pipeline.inspection.histograms import (
     split_by_source,
 )
 from data_pipeline.inspection.row_forecast import RowForecast
-from data_pipeline.manifest import Manifest
 
 BEFORE, AFTER, LIMIT = "#9aa5b1", "#2563a8", "#c2410c"
 SOURCES = ("#2563a8", "#e08a00", "#2a9d74", "#b83280", "#6d5bd0", "#7aa6c2", "#8a6d3b")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipeline.manifest import Manifest
+from data_pipeline.dataset.manifest import Manifest
 
 
 def choose_samples(manifest: Manifest, number: int, seed: int) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.config import ImageGeometry
-from data_pipeline.manifest import Manifest
+from data_pipeline.dataset.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True)

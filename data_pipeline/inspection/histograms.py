@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.anyres import plan_tiles
 from data_pipeline.config import ImageGeometry
-from data_pipeline.manifest import Manifest
+from data_pipeline.dataset.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from markupsafe import Markup
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.chat_templates import IMAGE_TOKEN
-from data_pipeline.conversation import Turn
+from data_pipeline.conversations.chat_templates import IMAGE_TOKEN
+from data_pipeline.conversations.conversation import Turn
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.inspection.canvas import CanvasView
 from data_pipeline.inspection.counts import SourceCounts
 from data_pipeline.inspection.page_style import CSS
@@ -21,8 +23,6 @@ from data_pipeline.inspection.page_template import TEMPLATE
 from data_pipeline.inspection.sample_view import SampleView
 from data_pipeline.inspection.tables import Table, share
 from data_pipeline.inspection.token_spans import Role, TokenSpan, token_spans
-from data_pipeline.manifest import Manifest
-from data_pipeline.rendering import Renderer
 
 _JPEG_QUALITY = 82
 

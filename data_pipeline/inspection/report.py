@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import ImageGeometry
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer
+from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.dataset.shard_reader import ShardReader
 from data_pipeline.inspection.charts import draw_charts
 from data_pipeline.inspection.choice import choose_samples
 from data_pipeline.inspection.contact_sheet import contact_sheet
@@ -14,11 +18,7 @@ from data_pipeline.inspection.row_forecast import forecast_rows
 from data_pipeline.inspection.sample_view import view_samples
 from data_pipeline.inspection.tables import forecast_line, left_out_lines, source_table, summary_line
 from data_pipeline.inspection.token_spans import check_rendering
-from data_pipeline.manifest import Manifest
-from data_pipeline.planning import StepPlanner
-from data_pipeline.rendering import Renderer
-from data_pipeline.shard_reader import ShardReader
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.loading.planning import StepPlanner
 
 PAGE, CONTACT_SHEET = "index.html", "contact_sheet.png"
 _SIDE = 728

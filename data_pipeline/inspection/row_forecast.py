@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.planning import StepPlanner
+from data_pipeline.loading.planning import StepPlanner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from data_pipeline.config import ImageGeometry
-from data_pipeline.conversation import Turn
+from data_pipeline.conversations.conversation import Turn
+from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.dataset.shard_reader import ShardReader
 from data_pipeline.inspection.canvas import CanvasView, view_canvas
 from data_pipeline.inspection.counts import SampleLengths
-from data_pipeline.manifest import Manifest
-from data_pipeline.shard_reader import ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from enum import StrEnum
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.chat_templates import IMAGE_TOKEN
-from data_pipeline.manifest import Manifest
-from data_pipeline.rendering import EncodedConversation, Renderer
-from data_pipeline.tokenizer import special_id
+from data_pipeline.conversations.chat_templates import IMAGE_TOKEN
+from data_pipeline.conversations.rendering import EncodedConversation, Renderer
+from data_pipeline.conversations.tokenizer import special_id
+from data_pipeline.dataset.manifest import Manifest
 
 
 class Role(StrEnum):

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.dataset.shard_reader import ShardReader
+from data_pipeline.dataset.storage import Storage
 from data_pipeline.decoding.cpu import decode
 from data_pipeline.errors import SampleError
 from data_pipeline.forked import run_forked
-from data_pipeline.manifest import Manifest
-from data_pipeline.shard_reader import ShardReader
-from data_pipeline.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from data_pipeline.conversation import parse_conversation
+from data_pipeline.conversations.conversation import parse_conversation
 from data_pipeline.errors import SampleError
 from data_pipeline.sample import BadSample, ImageBytes, ImageFile, Sample
 

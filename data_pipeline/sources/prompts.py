@@ -5,7 +5,7 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from data_pipeline.conversation import IMAGE_TOKEN
+from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.conversation import IMAGE_TOKEN
+from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
 from data_pipeline.sample import ImageFile
 from data_pipeline.sources.base import Source, usable_id

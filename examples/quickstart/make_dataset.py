@@ -8,11 +8,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.chat_templates import IMAGE_TOKEN, SYSTEM_MESSAGES
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.chat_templates import IMAGE_TOKEN, SYSTEM_MESSAGES
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import train_tokenizer
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
-from data_pipeline.tokenizer import train_tokenizer
 
 QUESTIONS = Path(__file__).with_name("questions.json")
 VOCAB_SIZE = 768

@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_pipeline.conversation import IMAGE_TOKEN
+from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.sources.prompts import OPTION_LETTER, SHORT_ANSWER, turns
 from examples.sample_sets.pictures import COLOURS, Scene, draw_page, draw_scene, save
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from random import Random
 
+from data_pipeline.conversations.tokenizer import train_tokenizer
 from data_pipeline.sample import Sample
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.registry import open_source
-from data_pipeline.tokenizer import train_tokenizer
 from examples.sample_sets.llava_sets import (
     write_allava_vflan,
     write_llava_json,

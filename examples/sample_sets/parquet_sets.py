@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.conversation import IMAGE_TOKEN
+from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.sources.prompts import turns
 from examples.sample_sets.pictures import draw_page, draw_scene, encode
 

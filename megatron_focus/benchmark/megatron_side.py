@@ -7,7 +7,7 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from data_pipeline.anyres import normalise, visual_token_count
-from data_pipeline.steps import StepReport
+from data_pipeline.loading.steps import StepReport
 from megatron_focus.benchmark.presets import LEARNING_RATE, Preset, Setting
 from megatron_focus.benchmark.work import Work, work_of
 from megatron_focus.benchmark.workload import image_token_id, prefill_row, training_row

@@ -16,7 +16,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 
-from data_pipeline.steps import LoaderState
+from data_pipeline.loading.steps import LoaderState
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig

@@ -7,7 +7,7 @@ sees every problem at once.
 import importlib.util
 import re
 
-from data_pipeline.rendering import TEMPLATE_NAMES
+from data_pipeline.conversations.rendering import TEMPLATE_NAMES
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
 
 KERNELS = ("1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4")

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.rendering import Renderer
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.conversion.model_facts import ModelFacts, TextFacts, TokenFacts, VisionFacts

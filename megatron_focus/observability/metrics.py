@@ -10,8 +10,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from data_pipeline.loading.steps import StepReport
 from data_pipeline.row import IGNORE_INDEX
-from data_pipeline.steps import StepReport
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
 from megatron_focus.models.focus_llava import RowInputs, StageOutput

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from data_pipeline.anyres import visual_token_count
+from data_pipeline.loading.steps import StepBatch, StepReport
 from data_pipeline.row import PackedRow, empty_row
-from data_pipeline.steps import StepBatch, StepReport
 from megatron_focus.config.schema import ModelConfig, RunConfig
 from megatron_focus.models.focus_llava import RowInputs
 from megatron_focus.samplers.draws import draw

@@ -13,8 +13,8 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.utils import unwrap_model
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.loader import StepLoader
-from data_pipeline.tokenizer import load_tokenizer
+from data_pipeline.conversations.tokenizer import load_tokenizer
+from data_pipeline.loading.loader import StepLoader
 from megatron_focus.checkpoint.state import (
     Trainable,
     TrainState,

@@ -8,8 +8,8 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
+from data_pipeline.loading.steps import StepBatch, StepReport
 from data_pipeline.row import PackedRow
-from data_pipeline.steps import StepBatch, StepReport
 from megatron_focus.checkpoint.state import Trainable, load_weights, save_weights
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config

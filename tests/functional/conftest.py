@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from data_pipeline.config import DataConfig
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
-from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 from tests.distributed.workers import configure
 from tests.tiny import tiny_model
 

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import LlavaNextForConditionalGeneration
 
 from data_pipeline.anyres import normalise, visual_token_count
+from data_pipeline.conversations.tokenizer import load_tokenizer
 from data_pipeline.row import IGNORE_INDEX, PackedRow
-from data_pipeline.tokenizer import load_tokenizer
 from megatron_focus.config.schema import VisionSamplerConfig
 from megatron_focus.conversion.from_config import model_facts
 from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf

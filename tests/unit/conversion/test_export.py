@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from data_pipeline.chat_templates import CHAT_TEMPLATES
-from data_pipeline.rendering import Renderer
-from data_pipeline.tokenizer import train_tokenizer
+from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import train_tokenizer
 from megatron_focus.conversion import export
 from megatron_focus.conversion.export import write_release
 from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf
@@ -83,7 +83,7 @@ def tokenizer_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(tokenizer_folder):
-    from data_pipeline.tokenizer import load_tokenizer
+    from data_pipeline.conversations.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(tokenizer_folder)
     renderer = Renderer(tokenizer, "vicuna")

@@ -9,10 +9,10 @@ from hypothesis import settings
 from PIL import Image
 
 from data_pipeline.config import ImageGeometry
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer, train_tokenizer
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
-from data_pipeline.tokenizer import load_tokenizer, train_tokenizer
 
 settings.register_profile("repository", database=None, deadline=None, derandomize=True)
 settings.load_profile("repository")

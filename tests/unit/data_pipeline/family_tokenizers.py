@@ -6,7 +6,7 @@ import json
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.tokenizer import LLAMA3_PATTERN, LLAMA3_SPECIAL_TOKENS, add_image_and_pad
+from data_pipeline.conversations.tokenizer import LLAMA3_PATTERN, LLAMA3_SPECIAL_TOKENS, add_image_and_pad
 
 KINDS = ("byte-level", "sentencepiece", "sentencepiece-first")
 """Llama 3's and Qwen's; Llama 2's, Vicuna's and Mistral's, each text behind a special token a new word; the same of

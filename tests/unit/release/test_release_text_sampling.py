@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.chat_templates import CHAT_TEMPLATES
-from data_pipeline.conversation import Turn
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
+from data_pipeline.conversations.conversation import Turn
+from data_pipeline.conversations.rendering import Renderer
 from megatron_focus.release.text_sampling import importance, important_enough, instruction_mask
 from tests.reference.text_guided import text_guided_reference
 from tests.unit.data_pipeline.family_tokenizers import KINDS, family_tokenizer

@@ -2,8 +2,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from data_pipeline.rendering import Renderer
-from data_pipeline.tokenizer import LLAMA3_SPECIAL_TOKENS, load_tokenizer
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import LLAMA3_SPECIAL_TOKENS, load_tokenizer
 from tools.prepare_tokenizer import main
 
 

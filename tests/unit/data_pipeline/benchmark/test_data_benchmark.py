@@ -41,9 +41,9 @@ def test_a_side_that_cannot_run_is_left_out_and_named():
 
 
 def test_what_the_loader_costs_beside_what_was_wanted():
-    report = EpochReport(rows=10**6, start=9.0, resume=4.0, plan=21.0, memory=2**30 // 2, fill=0.9512)
-    start, resume, plan, memory, fill = format_epoch(report).splitlines()[1:]
-    assert start.endswith("9.00 s") and resume.endswith("4.00 s  (wanted: under 5, met)")
+    report = EpochReport(rows=10**6, start=9.0, resume=4.0, plan=21.0, sizes=0.5, memory=2**30 // 2, fill=0.9512)
+    start, resume, sizes, plan, memory, fill = format_epoch(report).splitlines()[1:]
+    assert start.endswith("9.00 s") and sizes.endswith("0.50 s") and resume.endswith("4.00 s  (wanted: under 5, met)")
     assert plan.endswith("21.00 s  (wanted: under 20, NOT met)")
     assert memory.endswith("0.50 GiB  (wanted: under 1, met)") and fill.endswith("95.12 %  (wanted: 95%, met)")
 

@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
 
 HOSTILE = "<script>alert('&')</script> \"quoted\" <|eot_id|> 日本\n</style></div>"

@@ -14,6 +14,7 @@ from transformers.models.llava_next.processing_llava_next import LlavaNextProces
 
 from data_pipeline.anyres import hf_grid_pinpoints
 from data_pipeline.config import DataConfig
+from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.inspection.choice import choose_samples
 from data_pipeline.inspection.counts import SampleLengths, count_sources, total_counts
 from data_pipeline.inspection.histograms import (
@@ -24,8 +25,7 @@ from data_pipeline.inspection.histograms import (
 )
 from data_pipeline.inspection.row_forecast import forecast_rows
 from data_pipeline.inspection.tables import forecast_line, left_out_lines, source_table, summary_line
-from data_pipeline.manifest import Manifest
-from data_pipeline.planning import StepPlanner
+from data_pipeline.loading.planning import StepPlanner
 
 KEPT = 0.39
 

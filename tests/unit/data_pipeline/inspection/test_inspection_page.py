@@ -3,14 +3,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from data_pipeline.conversation import Turn
+from data_pipeline.conversations.conversation import Turn
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import train_tokenizer
+from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.dataset.shard_reader import ShardReader
 from data_pipeline.inspection.token_spans import Role, token_spans
-from data_pipeline.manifest import Manifest
-from data_pipeline.preparation import prepare
-from data_pipeline.rendering import Renderer
-from data_pipeline.shard_reader import ShardReader
+from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
-from data_pipeline.tokenizer import train_tokenizer
 from tests.unit.data_pipeline.family_tokenizers import KINDS, family_tokenizer
 from tools.inspect_data import main
 

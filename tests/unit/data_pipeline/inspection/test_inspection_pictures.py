@@ -4,13 +4,13 @@ import torch
 from PIL import Image
 
 from data_pipeline.anyres import make_tiles, plan_tiles
+from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.dataset.shard_reader import ShardReader
 from data_pipeline.inspection.canvas import BORDER, draw_canvas, view_canvas
 from data_pipeline.inspection.choice import choose_samples
 from data_pipeline.inspection.contact_sheet import CELL_HEIGHT, CELL_WIDTH, MARGIN, contact_sheet
 from data_pipeline.inspection.counts import SampleLengths
 from data_pipeline.inspection.sample_view import view_samples
-from data_pipeline.manifest import Manifest
-from data_pipeline.shard_reader import ShardReader
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import shutil
 import fsspec
 import pytest
 
+from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.inspection.verify import verify
-from data_pipeline.manifest import Manifest
 from tools.inspect_data import main
 
 PIXELS = 100_000_000

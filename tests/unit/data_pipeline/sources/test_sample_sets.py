@@ -149,6 +149,6 @@ def test_the_form_of_llava_is_read_and_chosen_where_both_are_there(kind, copied,
 
 def test_command_line(tmp_path, capsys):
     assert main(["--output", str(tmp_path / "samples")]) == 0
-    assert capsys.readouterr().out == f"11 data sets with 104 samples in {tmp_path}/samples\n"
+    assert capsys.readouterr().out == f"11 data sets with 104 samples, and a tokenizer, in {tmp_path}/samples\n"
     assert main(["--output", str(tmp_path / "samples")]) == 1
     assert f"error: {tmp_path}/samples: exists already" in capsys.readouterr().err

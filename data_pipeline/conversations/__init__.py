@@ -1,0 +1,1 @@
+"""Conversations: checking them, writing them in a model's chat form, and the tokenizers for it."""

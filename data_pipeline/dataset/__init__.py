@@ -1,0 +1,1 @@
+"""A prepared data set: its manifest, and reading any sample from its shards."""
