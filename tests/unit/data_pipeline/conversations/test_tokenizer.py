@@ -74,7 +74,7 @@ def test_vocabulary_too_small(tmp_path):
     [
         (
             {"pad_token": "<|eot_id|>"},
-            "pad_token '<|eot_id|>' also stands in conversations; tools/prepare_tokenizer.py adds both",
+            "pad_token '<|eot_id|>' also stands in conversations; tools/prepare_tokenizer.py adds",
         ),
         ({"pad_token": "<|end_header_id|>"}, "also stands in conversations"),
         ({"pad_token": "<|begin_of_text|>"}, "also stands in conversations"),
