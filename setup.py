@@ -28,6 +28,8 @@ EXTRAS = {
     "cpu": ["torch==2.13.0"],
     # Named for GPU machines; the README's table says what has run there.
     "gpu": ["transformer-engine[pytorch]==2.11.0", "nvidia-dali-cuda130==2.4.0"],
+    # DALI alone: its CPU operators run without a GPU, and its tests with them.
+    "dali": ["nvidia-dali-cuda130==2.4.0"],
     # Data sets behind URLs.
     "remote": ["fsspec[http]>=2026.1", "s3fs>=2026.1"],
     "quickstart": ["scikit-image==0.26.0"],

@@ -52,7 +52,8 @@ class UnfinishedFolder:
         plan = self.folder / PLAN
         self.folder.mkdir(parents=True, exist_ok=True)
         if not plan.exists():
-            others = sorted(set(os.listdir(self.folder)) - {PARTS, SHARDS})
+            # Another task may have written the plan by now.
+            others = sorted(set(os.listdir(self.folder)) - {PARTS, SHARDS, PLAN})
             if others and DATASET not in others:
                 raise ValueError(f"{self.folder}: holds {', '.join(others[:3])}; choose a new or an empty folder")
         for name in (PARTS, SHARDS):
