@@ -1,0 +1,74 @@
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from megatron_focus.observability.metrics import FIELDS, StepMetrics
+from megatron_focus.observability.report import TensorBoard, progress_line
+
+
+@pytest.fixture
+def metrics():
+    totals = dict.fromkeys(FIELDS, 0.0) | {
+        "loss": 30.0,
+        "loss_tokens": 20.0,
+        "samples": 9.0,
+        "microbatches": 4.0,
+        "baseline_visual": 1000.0,
+        "visual": 450.0,
+        "dropped": 90.0,
+        "dropped_passes": 30.0,
+        "row_tokens": 600.0,
+        "skipped": 2.0,
+        "over_budget": 1.0,
+        "data_wait": 0.3,
+        "readers": 2.0,
+        "balance": 6.0,
+        "windows": 3.0,
+    }
+    return StepMetrics(
+        totals=totals,
+        scale_counts={"1x1": 1, "4x4": 3},
+        samples_by_source={"docvqa": 6, "dvqa": 3},
+        row_budget=200,
+        grad_norm=0.5,
+        lr=1e-3,
+        seconds=3.0,
+        balance_loss_coeff=0.01,
+    )
+
+
+def test_ratios(metrics):
+    assert metrics.loss == 1.5
+    assert metrics.balance_loss == 0.02
+    assert metrics.kept_by_vision == 0.45 and metrics.kept_by_text == 0.8
+    assert metrics.effective_tokens == pytest.approx((450 - 90 + 30) / 1000)
+    assert metrics.scale_shares == {"1x1": 0.25, "4x4": 0.75}
+    assert metrics.packing_fill == 0.75  # 600 tokens in 4 rows of 200
+    assert metrics.data_wait_share == pytest.approx(0.05)  # two ranks waited 0.3 s together, of 3 s each
+    assert metrics.tokens_per_second == 200
+
+
+def test_tensorboard_shows_what_was_left_out_and_where_samples_come_from(metrics, tmp_path):
+    board = TensorBoard(str(tmp_path), 1)
+    board.write(1, metrics, 0.4, {"too long": 2, "truncated image": 1})
+    board.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    written = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    expected = {
+        "loss/lm": 1.5,
+        "data/left out": 2,
+        "data/left out so far: too long": 2,
+        "data/left out so far: truncated image": 1,
+        "data/samples of docvqa": 6,
+        "data/samples of dvqa": 3,
+        "data/packing fill": 0.75,
+        "data/rows over budget": 1,
+        "data/wait share": 0.05,
+        "speed/MFU": 0.4,
+    }
+    assert {tag: written[tag] for tag in expected} == pytest.approx(expected)
+
+
+def test_progress_line(metrics):
+    line = progress_line(7, 10, metrics, 0.4, 3)
+    assert line.startswith("step 7/10 | loss 1.5000 | ") and "visual tokens 45% then 80% = 39%" in line
+    assert line.endswith("MFU 40.0% | 3.00 s | 3 samples left out")
