@@ -59,12 +59,12 @@ class DataConfig:
     """How often an epoch shows each sample of a source, by the source's name: 0.5 shows half of them, another half in
     the next epoch. 1 for sources not named."""
 
-    shuffle_block: int = 1
-    """Consecutive samples of a source that stay together in the order. 1 shuffles completely; for shards behind a URL,
-    the number of samples in a shard, so that each is fetched once."""
+    shuffle: str = "samples"
+    """``samples`` shuffles completely. ``shards``, for shards behind a URL, shuffles whole shards and then mixes those
+    that are neighbours, so that each is needed for a while and then no more."""
 
     shuffle_window: int = 10_000
-    """Places in the order over which samples of neighbouring blocks are mixed."""
+    """Places in the order over which samples of neighbouring shards and sources are mixed."""
 
     max_sequence_length: int = 6144
     """Token budget of one packed row, in tokens that are expected to enter the language model. No sample may have more
@@ -85,7 +85,7 @@ class DataConfig:
     """Reading processes per data-parallel rank; 0 reads in the trainer's process."""
 
     prefetch_steps: int = 4
-    """Steps that are planned before the current one is done. At most two rows a worker are read ahead."""
+    """Steps that are planned before the current one is done. The rows of one are read ahead, or two rows a worker."""
 
     on_bad_sample: str = "error"
     """``error`` stops at a sample that cannot be used; ``skip`` counts and lists it and goes on."""

@@ -75,7 +75,7 @@ def run_forked(
 def _start(work: Work[Piece], piece: Piece, running: dict[Connection, tuple[Piece, ForkProcess]]) -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(work, piece, sender), daemon=True)
+    process = context.Process(target=_child, args=(work, piece, sender, [receiver, *running]), daemon=True)
     # Ctrl-C reaches all processes of a terminal. The new one never sees it, not even now; the parent ends it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -86,10 +86,14 @@ def _start(work: Work[Piece], piece: Piece, running: dict[Connection, tuple[Piec
     running[receiver] = (piece, process)
 
 
-def _child(work: Work[Piece], piece: Piece, sender: Connection) -> None:
+def _child(work: Work[Piece], piece: Piece, sender: Connection, inherited: list[Connection]) -> None:
+    for receiver in inherited:
+        receiver.close()  # so that sending fails, instead of waiting for ever, once the parent is gone
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that it tidies up on its way out
     try:
         work(piece, sender.send)
+    except BrokenPipeError:
+        return
     except OSError as error:
         sender.send(error)
     except ValueError as error:

@@ -15,6 +15,9 @@ IGNORE_INDEX = -100
 """Label of a position that carries no loss."""
 
 
+_FILLER = "(filler)"
+
+
 @dataclass(kw_only=True)
 class PackedRow:
     """Several samples in one row, before the images take their place in the sequence.
@@ -46,6 +49,11 @@ class PackedRow:
     def num_samples(self) -> int:
         """S."""
         return len(self.cu_seqlens) - 1
+
+    @property
+    def is_filler(self) -> bool:
+        """Whether this is what ``empty_row`` makes."""
+        return self.sample_ids == [_FILLER]
 
     @property
     def loss_tokens(self) -> int:
@@ -114,7 +122,7 @@ def empty_row(pad_token_id: int, geometry: ImageGeometry) -> PackedRow:
         grids=torch.empty(0, 2, dtype=torch.int32),
         image_sizes=torch.empty(0, 2, dtype=torch.int32),
         sample_keys=torch.zeros(1, dtype=torch.int64),
-        sample_ids=["(filler)"],
+        sample_ids=[_FILLER],
     )
 
 

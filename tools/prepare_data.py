@@ -12,6 +12,7 @@ from typing import Any
 from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import load_tokenizer
+from data_pipeline.decoding.probe import MAX_IMAGE_PIXELS
 from data_pipeline.preparation.merge import LEFT_OUT
 from data_pipeline.preparation.prepare import prepare
 from data_pipeline.preparation.report import count_warnings, summary_table
@@ -141,6 +142,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--source and --tokenizer are needed (or --subset and --from)")
     if args.subset is not None and (args.source or args.tokenizer):
         parser.error("--source and --tokenizer do not go with --subset, which draws from what is prepared")
+    if args.max_image_pixels > MAX_IMAGE_PIXELS:
+        parser.error(f"argument --max-image-pixels: Pillow opens {MAX_IMAGE_PIXELS} at most")
     for name, lowest in (("samples_per_shard", 1), ("workers", 0), ("max_image_pixels", 1), ("tasks", 1), ("seed", 0)):
         if (value := getattr(args, name)) < lowest:
             parser.error(f"argument --{name.replace('_', '-')}: must be at least {lowest}, not {value}")

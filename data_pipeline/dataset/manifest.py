@@ -98,6 +98,8 @@ class Manifest:
             content = storage.read("manifest.parquet")
         except FileNotFoundError as error:
             raise ValueError(f"{file}: no such file; prepare the data set again") from error
+        except OSError as error:
+            raise ValueError(f"{file}: cannot be read ({error})") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != info["manifest_sha256"]:
             raise ValueError(
@@ -165,6 +167,8 @@ def _read_info(storage: Storage) -> dict[str, Any]:
         raise ValueError(
             f"{file}: no such file; is {storage.folder} a data set that tools/prepare_data.py has finished?"
         ) from error
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error})") from error
     except ValueError as error:
         raise ValueError(f"{file}: broken JSON: {error}") from error
     version = info.get("format_version") if isinstance(info, dict) else None

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from filelock import FileLock
 from fsspec.core import url_to_fs
 
@@ -84,7 +83,10 @@ class Storage:
             path = self._cached(self._cache / name, name, whole)
             return _pread(self._descriptor(str(path)), offset, size)
         filesystem, root = self._filesystem()
-        return _again(lambda: filesystem.cat_file(f"{root}/{name}", start=offset, end=offset + size))
+        data: bytes = _again(lambda: filesystem.cat_file(f"{root}/{name}", start=offset, end=offset + size))
+        if len(data) > size:
+            raise OSError(f"{self.place(name)}: the server ignores byte ranges; set data.cache_dir, which needs none")
+        return data
 
     def close(self) -> None:
         """Close the local files."""
@@ -102,10 +104,18 @@ class Storage:
         if path in self._open:
             self._open.move_to_end(path)
         else:
+            if self._cache is not None:
+                self._close_dropped()
             if len(self._open) >= self.MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1])
             self._open[path] = os.open(path, os.O_RDONLY)
         return self._open[path]
+
+    def _close_dropped(self) -> None:
+        """Close files that the cache has dropped: while open, they still take space on the disk."""
+        for path, descriptor in list(self._open.items()):
+            if os.fstat(descriptor).st_nlink == 0:
+                os.close(self._open.pop(path))
 
     def _cached(self, path: Path, name: str, whole: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,13 +141,14 @@ class Storage:
         if self._cache_bytes is None:
             return
         assert self._cache is not None
-        found = [(path, path.stat()) for path in self._cache.rglob("*.tar") if path != newest]
-        total = newest.stat().st_size + sum(stat.st_size for _, stat in found)
-        for path, stat in sorted(found, key=lambda entry: entry[1].st_mtime):
-            if total <= self._cache_bytes:
-                break
-            path.unlink(missing_ok=True)
-            total -= stat.st_size
+        with FileLock(self._cache / "room.lock"):  # one process at a time
+            found = [(path, path.stat()) for path in self._cache.rglob("*.tar")]
+            total = sum(stat.st_size for _, stat in found)
+            for path, stat in sorted(found, key=lambda entry: entry[1].st_mtime):
+                if total <= self._cache_bytes or path == newest:
+                    break
+                path.unlink()
+                total -= stat.st_size
 
 
 def _pread(descriptor: int, offset: int, size: int) -> bytes:
@@ -152,14 +163,15 @@ def _pread(descriptor: int, offset: int, size: int) -> bytes:
 
 
 def _again(call: Any) -> Any:
-    """Far reads fail now and then; what fails every time is raised."""
+    """Far reads fail now and then; what fails every time is raised, as an ``OSError``."""
     for attempt in range(_ATTEMPTS):
         try:
             return call()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             raise
-        except (OSError, TimeoutError, fsspec.exceptions.FSTimeoutError):
+        except Exception as error:  # each protocol's library has errors of its own
             if attempt == _ATTEMPTS - 1:
-                raise
+                # Only its text: some cannot be handed from a reading process to the trainer.
+                raise OSError(f"{type(error).__name__}: {error}") from None
             time.sleep(2**attempt)
     raise AssertionError("the last attempt returns or raises")

@@ -21,6 +21,9 @@ DALI_MODES = {"JPEG": ("RGB", "L"), "PNG": ("RGB", "L", "RGBA"), "WEBP": ("RGB",
 """What DALI gets: format to Pillow's modes. Of what Pillow reads, DALI refuses GIF and scales 16-bit colour another
 way; the rest is rare, and decoders on the GPU may differ where those on the CPU agree (CMYK, TIFF)."""
 
+MAX_RUN_PIXELS = 100_000_000
+"""Decoded pixels that DALI holds for a run, at 3 bytes each."""
+
 MAX_RUNNING = 2
 """Batches that DALI works on or holds the results of: one to be fetched, one in the making."""
 
@@ -34,7 +37,8 @@ class DaliTiler:
 
     Args:
         geometry: tile side P, canvases and pixel limit.
-        max_images: images that DALI decodes at a time; a larger batch is decoded in parts.
+        max_images: images that DALI decodes at a time; a larger batch is decoded in parts, and so is one of more than
+            ``MAX_RUN_PIXELS``.
         device: ``gpu`` decodes and resizes on a CUDA device; ``cpu`` runs the same graph without one.
         num_threads: threads of DALI, and of the CPU path.
         device_id: number of the CUDA device; None for ``cpu``.
@@ -83,12 +87,12 @@ class DaliTiler:
             except SampleError as error:
                 batch.done[place] = error
                 continue
-            image = _Image(place, name, data, plan)
+            image = _Image(place, name, data, header.height * header.width, plan)
             if dali_takes(header, data):
                 for_dali.append(image)
             else:
                 self._start_on_cpu(image, batch)
-        batch.runs = [for_dali[i : i + self.max_images] for i in range(0, len(for_dali), self.max_images)]
+        batch.runs = _runs(for_dali, self.max_images)
         self._batches.append(batch)
         self._waiting.extend(batch.runs)
         self._start_waiting()
@@ -141,6 +145,7 @@ class DaliTiler:
         else:
             for image, (overview, local) in zip(run, resized, strict=True):
                 batch.done[image.place] = assemble_tiles(overview, local, image.plan, self.geometry)
+            self._graph.release()
         self._start_waiting()
 
     def _start_on_cpu(self, image: "_Image", batch: "_Batch") -> None:
@@ -157,11 +162,25 @@ class _Image:
     """In its batch."""
     name: str
     data: bytes
+    pixels: int
     plan: TilePlan
 
 
 _Run = list[_Image]
 """Images that DALI decodes at a time."""
+
+
+def _runs(images: list[_Image], max_images: int) -> list[_Run]:
+    """The images in runs of at most ``max_images`` and ``MAX_RUN_PIXELS``; a larger image is a run of its own."""
+    runs: list[_Run] = []
+    room = 0
+    for image in images:
+        if not runs or len(runs[-1]) == max_images or image.pixels > room:
+            runs.append([])
+            room = MAX_RUN_PIXELS
+        runs[-1].append(image)
+        room -= image.pixels
+    return runs
 
 
 @dataclass

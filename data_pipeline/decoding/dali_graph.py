@@ -41,16 +41,21 @@ class DaliGraph:
     def finish(self) -> list[tuple[Tensor, Tensor]]:
         """Wait for the oldest batch: for each image uint8 [3, P, P] and [3, resized_height, resized_width].
 
-        On a GPU the tensors are ready on torch's current stream, and the host does not wait for them.
+        On a GPU the tensors are ready on torch's current stream, and the host does not wait for them. They are valid
+        until ``release``, which has to follow.
 
         Raises:
             RuntimeError: an image of the batch cannot be decoded. DALI calls the graph invalid then.
         """
         stream = None if self.device_id is None else torch.cuda.current_stream(self.device_id)
         overviews, resized = self.pipeline.share_outputs(stream)
-        images = [(_chw(overviews[i]), _chw(resized[i])) for i in range(len(resized))]
-        self.pipeline.release_outputs()  # the tensors keep their memory
-        return images
+        return [(_chw(overviews[i]), _chw(resized[i])) for i in range(len(resized))]
+
+    def release(self) -> None:
+        """Give the memory of what ``finish`` returned back to DALI, once everything queued on it is done."""
+        if self.device_id is not None:
+            torch.cuda.current_stream(self.device_id).synchronize()
+        self.pipeline.release_outputs()
 
 
 @pipeline_def
@@ -58,7 +63,12 @@ def _graph(tile_size: int, device: str):
     files = fn.external_source(name="files", dtype=types.DALIDataType.UINT8, ndim=1)
     sizes = fn.external_source(name="sizes", dtype=types.DALIDataType.FLOAT, ndim=1)
     # LLaVA ignores the EXIF orientation; libjpeg and Pillow upsample chroma smoothly.
-    images = fn.decoders.image(files, device=device, adjust_orientation=False, jpeg_fancy_upsampling=True)
+    # No share for a GPU's JPEG unit, which makes other pixels than CUDA does: what it gets depends on the batch, and an
+    # image has to come out the same in every batch.
+    load = None if device == "cpu" else 0.0
+    images = fn.decoders.image(
+        files, device=device, adjust_orientation=False, jpeg_fancy_upsampling=True, hw_decoder_load=load
+    )
     resize = partial(fn.resize, images, interp_type=types.DALIInterpType.INTERP_CUBIC, antialias=True)
     return resize(size=[tile_size, tile_size]), resize(size=sizes)
 

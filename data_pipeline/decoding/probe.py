@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.errors import SampleError
 
+MAX_IMAGE_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Pillow refuses an image with more, whatever limit is set."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats accepted, by Pillow's names. Others are refused, so that a file never reaches a rarely used decoder."""
 

@@ -2,7 +2,9 @@
 
 It is known only after a step how much the vision-guided sampler kept, but later steps are packed and read long before.
 So a step is packed with what was known a fixed number of steps earlier, and the values already fixed for the coming
-steps are part of the loader's state: a resumed run packs the same rows.
+steps are part of the loader's state: a resumed run packs the same rows, as long as the model keeps the same tokens. On
+other hardware a sum may be rounded another way and a token fall on the other side of a threshold; then the same samples
+may be dealt to rows in another way.
 """
 
 from collections.abc import Sequence

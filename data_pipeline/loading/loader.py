@@ -4,6 +4,7 @@ import time
 import warnings
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 
 import torch
 
@@ -86,6 +87,12 @@ class StepLoader:
         self.estimate = KeptEstimate(data.prefetch_steps, state.kept_ratios if state else (), running=running)
         self.reader = RowReader(data, geometry, self.manifest, renderer)
         on_cpu = data.decoder == "cpu"
+        self.decoder = data.decoder if on_cpu else f"{data.decoder} on {device.type}"
+        if state is not None and state.decoder != self.decoder:
+            warnings.warn(
+                f"images were decoded with {state.decoder} so far, with {self.decoder} from now on: pixels differ",
+                stacklevel=2,
+            )
         pin_memory = on_cpu and device.type == "cuda"
         # Before DALI, whose threads a fork would lose.
         self.processes = ReadingProcesses(self.reader, data.num_workers, decodes=on_cpu, pin_memory=pin_memory)
@@ -104,7 +111,7 @@ class StepLoader:
             order=asdict(self.planner.order.settings),
             manifest_hash=self.manifest.hash,
             kept_ratios=list(self.estimate.ratios),
-            decoder=self.data.decoder,
+            decoder=self.decoder,
         )
 
     def next_step(self) -> StepBatch:
@@ -156,7 +163,7 @@ class StepLoader:
     def _begin(self, state: LoaderState | None) -> int:
         if state is None:
             return 0
-        _check_state(state, self.data, self.planner, self.manifest)
+        _check_state(state, self.planner, self.manifest)
         return state.epoch * self.planner.order.samples_per_epoch + state.position
 
     def _plan_ahead(self) -> None:
@@ -168,8 +175,11 @@ class StepLoader:
         self._read_ahead()
 
     def _read_ahead(self) -> None:
-        """Keep two rows a worker under way: enough to keep all busy, and no more memory than that."""
-        room = 2 * self.processes.num_workers - sum(len(step.pending) for step in self._steps)
+        """Keep the rows of a step under way, and at least two a worker, so that none idles while the model trains."""
+        if self.processes.num_workers == 0:
+            return
+        longest = max(len(step.plan.rows_of_rank[self.rank]) for step in islice(self._steps, 2))
+        room = max(2 * self.processes.num_workers, longest) - sum(len(step.pending) for step in self._steps)
         for step in self._steps:
             while step.waiting and room > 0:
                 step.pending.append(self.processes.submit(step.waiting.pop(0)))
@@ -238,7 +248,7 @@ def _check_text(data: DataConfig, manifest: Manifest, renderer: Renderer) -> Non
         )
 
 
-def _check_state(state: LoaderState, data: DataConfig, planner: StepPlanner, manifest: Manifest) -> None:
+def _check_state(state: LoaderState, planner: StepPlanner, manifest: Manifest) -> None:
     if state.manifest_hash != manifest.hash:
         raise ValueError(
             f"{manifest.folder}: the data set is not the one of the checkpoint (its manifest has SHA-256 "
@@ -248,11 +258,6 @@ def _check_state(state: LoaderState, data: DataConfig, planner: StepPlanner, man
     if changes := order.settings.changes(state.order):
         raise ValueError(
             f"data: the order of samples is not the one of the checkpoint ({'; '.join(changes)}): change it back"
-        )
-    if state.decoder != data.decoder:
-        warnings.warn(
-            f"images were decoded with {state.decoder} so far, with {data.decoder} from now on; they differ slightly",
-            stacklevel=3,
         )
     if state.epoch < 0 or not 0 <= state.position < order.samples_per_epoch:
         raise ValueError(

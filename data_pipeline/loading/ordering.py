@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SHUFFLES = ("samples", "shards")
+"""What a pass over a source shuffles. ``shards`` leaves the samples of a shard together."""
+
 _PASS, _PLACE, _WINDOW = range(3)
 """What a random stream is for."""
 
@@ -21,8 +24,8 @@ class OrderSettings:
     seed: int
     weights: dict[str, float]
     """For some sources, how often an epoch shows each of their samples; 1 for the others."""
-    block: int
-    """Consecutive samples of a source that stay together in a pass over it."""
+    shuffle: str
+    """One of ``SHUFFLES``."""
     window: int
     """Places by which a sample may be moved to mix neighbouring blocks and sources; 0 leaves it where it is."""
 
@@ -39,20 +42,21 @@ class SampleOrder:
     epochs show every sample once, with 2.5 each sample is seen two or three times in each. Within an epoch the samples
     of every source are spread evenly, so each stretch of it has the mix of the whole.
 
-    With blocks, samples that lie together in a shard stay close in the order: a shard that comes from far away is read
-    once and not a thousand times. The window then mixes neighbouring blocks.
+    Where shards are shuffled, the samples of one stay close in the order: a shard that comes from far away is read once
+    and not a thousand times. The window then mixes neighbouring shards.
 
     Args:
         source: int32 [n], the source of each sample.
         names: the sources' names.
+        shard: int32 [n], the shard of each sample; a shard has samples of one source.
         settings: see there.
 
     Raises:
         ValueError: a weight names no source of the data set, is negative, or all are 0.
     """
 
-    def __init__(self, source: NDArray[np.int32], names: list[str], settings: OrderSettings):
-        assert settings.seed >= 0 and settings.block > 0 and settings.window >= 0
+    def __init__(self, source: NDArray[np.int32], names: list[str], shard: NDArray[np.int32], settings: OrderSettings):
+        assert settings.seed >= 0 and settings.shuffle in SHUFFLES and settings.window >= 0
         for name, weight in settings.weights.items():
             if name not in names:
                 raise ValueError(f"data.source_weights: no source {name!r} in the data set, only {', '.join(names)}")
@@ -68,8 +72,16 @@ class SampleOrder:
         self.samples_per_epoch = sum(self._take)
         if self.samples_per_epoch == 0:
             raise ValueError("data.source_weights: no source is left, all weights are 0")
+        self._shard = shard
         # A step may touch the end of one epoch and the beginning of the next.
         self._epochs: OrderedDict[int, NDArray[np.int64]] = OrderedDict()
+
+    def shown(self) -> NDArray[np.bool_]:
+        """bool [n], whether a sample is ever shown: those of sources with weight 0 are not."""
+        shown = np.zeros(sum(map(len, self._members)), dtype=np.bool_)
+        for members, take in zip(self._members, self._take, strict=True):
+            shown[members] = take > 0
+        return shown
 
     def epoch(self, number: int) -> NDArray[np.int64]:
         """int64 [m], indices into the data set, read-only."""
@@ -121,10 +133,12 @@ class SampleOrder:
         return np.concatenate(parts)
 
     def _pass(self, source: int, number: int) -> NDArray[np.int64]:
-        members, block = self._members[source], self.settings.block
-        keys = self._random(_PASS, number, source, -(-len(members) // block))
-        blocks = np.argsort(np.argsort(keys, kind="stable"), kind="stable")
-        return members[np.argsort(blocks[np.arange(len(members)) // block], kind="stable")]
+        members = self._members[source]
+        if self.settings.shuffle == "samples":
+            return members[np.argsort(self._random(_PASS, number, source, len(members)), kind="stable")]
+        shards, shard_of = np.unique(self._shard[members], return_inverse=True)
+        place = np.argsort(np.argsort(self._random(_PASS, number, source, len(shards)), kind="stable"), kind="stable")
+        return members[np.argsort(place[shard_of], kind="stable")]
 
     def _random(self, purpose: int, number: int, source: int, count: int) -> NDArray[np.float64]:
         """float64 [count] in [0, 1).

@@ -39,8 +39,8 @@ class StepPlanner:
         data_parallel_size: number of data-parallel ranks.
 
     Raises:
-        ValueError: a weight names no source; a sample exceeds the budget and ``on_bad_sample`` is ``error``; or no
-            sample fits.
+        ValueError: a weight names no source; a sample exceeds the budget and ``on_bad_sample`` is ``error``; no sample
+            fits; or an image has more pixels than ``geometry`` allows.
     """
 
     def __init__(
@@ -54,15 +54,16 @@ class StepPlanner:
     ):
         self.manifest, self.global_batch_size, self.num_ranks = manifest, global_batch_size, data_parallel_size
         settings = OrderSettings(
-            seed=data.seed, weights=dict(data.source_weights), block=data.shuffle_block, window=data.shuffle_window
+            seed=data.seed, weights=dict(data.source_weights), shuffle=data.shuffle, window=data.shuffle_window
         )
-        self.order = SampleOrder(manifest.source, manifest.source_names, settings)
+        self.order = SampleOrder(manifest.source, manifest.source_names, manifest.shard, settings)
         self.budget = data.max_sequence_length
         self.worst_budget = round(data.max_sequence_length * data.worst_case_factor)
         self.text = manifest.text_only_tokens()
         self.visual = manifest.visual_tokens(geometry)
         self.length = self.text + self.visual
         """int64 [n], tokens of each sample if nothing is compressed."""
+        self._check_sizes(geometry)
         self._check_lengths(data.on_bad_sample)
 
     def plan(self, place: int, kept_ratio: float) -> StepPlan:
@@ -98,10 +99,21 @@ class StepPlanner:
         )
 
     def _check_lengths(self, on_bad_sample: str) -> None:
-        too_long = np.flatnonzero(self.length > self.budget)
-        if len(too_long) == len(self.manifest):
+        shown = self.order.shown()
+        too_long = np.flatnonzero(shown & (self.length > self.budget))
+        if len(too_long) == shown.sum():
             folder = self.manifest.folder
             raise ValueError(f"{folder}: no sample fits into data.max_sequence_length={self.budget} tokens")
         if len(too_long) and on_bad_sample == "error":
             first = self.too_long(int(too_long[0])).message
-            raise ValueError(f"{first}; so are {len(too_long) - 1} others")
+            raise ValueError(f"{first} ({len(too_long)} such in all); data.on_bad_sample=skip leaves them out")
+
+    def _check_sizes(self, geometry: ImageGeometry) -> None:
+        pixels = self.manifest.heights * self.manifest.widths
+        if pixels.max(initial=0) > geometry.max_image_pixels:
+            image = int(pixels.argmax())
+            sample = int(np.searchsorted(self.manifest.first_image, image, side="right")) - 1
+            raise ValueError(
+                f"{self.manifest.describe(sample)}: an image of {pixels[image]} pixels, more than "
+                f"model.image.max_image_pixels={geometry.max_image_pixels}: raise that, or prepare the data set with it"
+            )

@@ -35,8 +35,9 @@ class ReadRow:
     skipped: list[SkippedSample] = field(default_factory=list)
 
     def images(self) -> list[tuple[str, bytes]]:
-        """Number and bytes of every image of the row, in order."""
-        return [(str(i), data) for sample in self.samples for i, data in enumerate(sample.images)]
+        """Name and bytes of every image of the row, in order."""
+        samples = self.samples
+        return [(f"{i} of {sample.encoded.id}", data) for sample in samples for i, data in enumerate(sample.images)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,19 @@
 """Processes that read rows ahead, in order."""
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 import torch
 import torch.multiprocessing  # teaches the pool to hand tensors over in shared memory
+from torch import Tensor
 
 from data_pipeline.loading.reading import FinishedRow, ReadRow, RowReader
 
@@ -45,9 +48,9 @@ class ReadingProcesses:
         if self._pool is None:
             return PendingRow(lambda: _read(self._reader, self._decodes, indices))
         future = self._pool.submit(_read_here, indices)
-        if self._pinning is not None:
-            future = self._pinning.submit(_pinned, future)
-        return PendingRow(future.result)
+        if self._pinning is None:
+            return PendingRow(lambda: _received(future.result()))
+        return PendingRow(self._pinning.submit(_pinned, future).result)
 
     def close(self) -> None:
         """End the processes; what they have begun is thrown away."""
@@ -74,7 +77,8 @@ class PendingRow:
             return self._result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a reading process died; if the system killed it for want of memory, use fewer data.num_workers"
+                f"a reading process died ({error.__cause__ or error}); if the system killed it for want of memory, use "
+                "fewer data.num_workers"
             ) from error
 
 
@@ -92,13 +96,31 @@ def _start(reader: RowReader, decodes: bool, trainer: int) -> None:
     _leave_signals_to(trainer)
 
 
-def _read_here(indices: Sequence[int]) -> ReadRow | FinishedRow:
+_Sent = tuple[bytes, Tensor | None]
+"""A row on its way: pickled without its tiles, and the tiles, in shared memory. Every tensor in shared memory keeps a
+file descriptor open, so the small ones are not."""
+
+
+def _read_here(indices: Sequence[int]) -> _Sent:
     ((reader, decodes),) = _OWN
-    return _read(reader, decodes, indices)
+    result = _read(reader, decodes, indices)
+    if isinstance(result, ReadRow) or result.row is None:
+        return pickle.dumps(result), None
+    tiles = result.row.tiles
+    row = replace(result.row, tiles=tiles.new_empty(0))
+    return pickle.dumps(FinishedRow(row=row, report=result.report)), tiles
 
 
-def _pinned(future: Future[ReadRow | FinishedRow]) -> ReadRow | FinishedRow:
-    finished = future.result()
+def _received(sent: _Sent) -> ReadRow | FinishedRow:
+    result, tiles = pickle.loads(sent[0]), sent[1]
+    if tiles is None:
+        return result
+    # A copy, which gives the shared memory and its file descriptor back.
+    return FinishedRow(row=replace(result.row, tiles=tiles.clone()), report=result.report)
+
+
+def _pinned(future: Future[_Sent]) -> FinishedRow:
+    finished = _received(future.result())
     assert isinstance(finished, FinishedRow), "rows are pinned only where they are decoded"
     return FinishedRow(row=finished.row and finished.row.pin_memory(), report=finished.report)
 

@@ -17,7 +17,7 @@ from data_pipeline.dataset.manifest import SCHEMA, Manifest
 from data_pipeline.preparation.merge import DATASET, LEFT_OUT, MANIFEST, ROWS_PER_GROUP
 
 _STREAM = 1 << 63
-"""Second word of the Philox key, which for the order of samples is the epoch: no epoch uses the same stream."""
+"""Second word of the Philox key, which is 0 for the order of samples: the two never use the same stream."""
 
 
 def draw_subset(prepared: str | Path, out_dir: str | Path, *, samples: int, seed: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def draw_subset(prepared: str | Path, out_dir: str | Path, *, samples: int, seed
 
 
 def _draw(n: int, samples: int, seed: int) -> NDArray[np.int64]:
-    """int64 [samples], ascending. Those with the smallest of n raw Philox words, as in ``ordering.order``."""
+    """int64 [samples], ascending. Those with the smallest of n raw Philox words, as in ``SampleOrder``."""
     words = np.random.Philox(key=[seed, _STREAM]).random_raw(n)
     return np.sort(np.argsort(words, kind="stable")[:samples])
 

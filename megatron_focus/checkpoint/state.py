@@ -160,5 +160,16 @@ def _load_chunks(chunks: list[DistributedDataParallel], loaded: dict[str, Any]) 
 
 
 def loader_state(saved: dict[str, Any] | None) -> LoaderState | None:
-    """The loader's state from a checkpoint's plain values."""
-    return LoaderState(**saved) if saved is not None else None
+    """The loader's state from a checkpoint's plain values.
+
+    Raises:
+        ValueError: they are those of another version.
+    """
+    if saved is None:
+        return None
+    if saved.keys() != (expected := LoaderState.__dataclass_fields__.keys()):
+        raise ValueError(
+            f"the checkpoint's loader state has {', '.join(saved)} instead of {', '.join(expected)}: it was written by "
+            "another version, which has to finish the run"
+        )
+    return LoaderState(**saved)

@@ -7,7 +7,10 @@ sees every problem at once.
 import importlib.util
 import re
 
+from data_pipeline.config import DataConfig
 from data_pipeline.conversations.rendering import TEMPLATE_NAMES
+from data_pipeline.decoding.probe import MAX_IMAGE_PIXELS
+from data_pipeline.loading.ordering import SHUFFLES
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
 
 KERNELS = ("1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4")
@@ -74,7 +77,7 @@ def _size_problems(config: RunConfig) -> list[str]:
         "parallel.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "data.max_sequence_length": config.data.max_sequence_length,
         "data.worst_case_factor": config.data.worst_case_factor,
-        "data.shuffle_block": config.data.shuffle_block,
+        "model.image.max_image_pixels": image.max_image_pixels,
         "training.train_iters": training.train_iters,
         "training.exit_iter": 1 if training.exit_iter is None else training.exit_iter,
         "training.global_batch_size": training.global_batch_size,
@@ -295,14 +298,38 @@ def _recompute_problems(parallel: ParallelConfig) -> list[str]:
     return problems
 
 
+def _data_problems(data: DataConfig) -> list[str]:
+    problems = _one_of("data.shuffle", data.shuffle, SHUFFLES)
+    problems += _one_of("data.packing_estimate", data.packing_estimate, ("running", "baseline"))
+    problems += _one_of("data.on_bad_sample", data.on_bad_sample, ("error", "skip"))
+    problems += _one_of("data.decoder", data.decoder, ("cpu", "dali"))
+    if data.decoder == "dali" and not _installed("nvidia.dali"):
+        problems.append("data.decoder=dali needs NVIDIA DALI: pip install -e '.[gpu]', or set data.decoder=cpu")
+    if data.cache_gib is not None and data.cache_dir is None:
+        problems.append(f"data.cache_gib={data.cache_gib} bounds data.cache_dir, which is not set")
+    if data.cache_dir is not None and data.path is not None and "://" not in data.path:
+        problems.append(f"data.cache_dir={data.cache_dir} is for a data.path that is a URL, not {data.path}: unset it")
+    return problems
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
+
+
 def _training_problems(config: RunConfig) -> list[str]:
     training, optimizer, problems = config.training, config.optimizer, []
     problems += _one_of("training.precision", training.precision, ("bf16", "fp32"))
     problems += _one_of("optimizer.lr_decay_style", optimizer.lr_decay_style, ("cosine", "linear", "constant"))
     problems += _one_of("data.chat_template", config.data.chat_template, TEMPLATE_NAMES)
-    problems += _one_of("data.decoder", config.data.decoder, ("cpu", "dali"))
-    problems += _one_of("data.packing_estimate", config.data.packing_estimate, ("running", "baseline"))
-    problems += _one_of("data.on_bad_sample", config.data.on_bad_sample, ("error", "skip"))
+    problems += _data_problems(config.data)
+    if config.model.image.max_image_pixels > MAX_IMAGE_PIXELS:
+        problems.append(
+            f"model.image.max_image_pixels={config.model.image.max_image_pixels} is more than Pillow opens: "
+            f"{MAX_IMAGE_PIXELS} at most"
+        )
     if config.data.max_sequence_length > config.model.language.max_position_embeddings:
         problems.append(
             f"data.max_sequence_length={config.data.max_sequence_length} exceeds "

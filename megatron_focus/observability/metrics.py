@@ -25,6 +25,7 @@ FIELDS = (
     "windows",
     "samples",
     "microbatches",
+    "fillers",
     "baseline_visual",
     "visual",
     "dropped",
@@ -92,7 +93,8 @@ class StepMetrics:
     @property
     def packing_fill(self) -> float:
         """Share of the rows' token budget that was used."""
-        return self.totals["row_tokens"] / max(self.totals["microbatches"] * self.row_budget, 1)
+        rows = self.totals["microbatches"] - self.totals["fillers"]
+        return self.totals["row_tokens"] / max(rows * self.row_budget, 1)
 
     @property
     def data_wait_share(self) -> float:
@@ -131,8 +133,9 @@ class StepRecorder:
         flops = sum(count * decoder_layer_flops(self.model, lens) for count, lens in result.decoder.segments)
         if inputs is not None and result.visual is not None:
             row, visual = inputs.row, result.visual
-            self._add("samples", row.num_samples)
+            self._add("samples", 0 if row.is_filler else row.num_samples)
             self._add("microbatches", 1)
+            self._add("fillers", row.is_filler)
             self._add("labels", inputs.loss_tokens)
             self._add("windows", inputs.plan.num_windows)
             self._add("balance", visual.balance.detach() * inputs.plan.num_windows)

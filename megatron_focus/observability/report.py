@@ -57,6 +57,7 @@ class TensorBoard:
             "train/grad norm": metrics.grad_norm,
             "train/learning rate": metrics.lr,
             "train/microbatches": metrics.totals["microbatches"],
+            "train/microbatches without a sample": metrics.totals["fillers"],
             "train/samples": metrics.totals["samples"],
             "data/left out": metrics.totals["skipped"],
             "data/packing fill": metrics.packing_fill,

@@ -60,21 +60,28 @@ class Trainer:
         """Run to ``training.train_iters`` (or ``exit_iter``); returns the last step's metrics."""
         training, checkpoint = self.config.training, self.config.checkpoint
         last = min(training.train_iters, training.exit_iter or training.train_iters)
-        metrics = None
-        while self.state.iteration < last:
-            started = time.perf_counter()
-            inputs = self.feeder.next_step(self.state.iteration)
-            recorder = StepRecorder(self.config.model, self.config.data.max_sequence_length, self.sources)
-            metrics = train_step(
-                self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device, started
-            )
-            self._advance(inputs, metrics)
-            if self.state.iteration % checkpoint.save_interval == 0 or self.state.iteration == last:
-                self.save()
-        self.close()
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
-        left_out = f", left out: {reasons} (listed above)" if reasons else ""
-        self._say(f"finished {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}")
+        metrics, ended = None, "stopped after"
+        try:
+            while self.state.iteration < last:
+                metrics = self._step()
+                if self.state.iteration % checkpoint.save_interval == 0 or self.state.iteration == last:
+                    self.save()
+            ended = "finished"
+        finally:
+            self.close()
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
+            left_out = f", left out: {reasons} (listed above)" if reasons else ""
+            self._say(f"{ended} {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}")
+        return metrics
+
+    def _step(self) -> StepMetrics:
+        started = time.perf_counter()
+        inputs = self.feeder.next_step(self.state.iteration)
+        recorder = StepRecorder(self.config.model, self.config.data.max_sequence_length, self.sources)
+        metrics = train_step(
+            self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device, started
+        )
+        self._advance(inputs, metrics)
         return metrics
 
     def close(self) -> None:

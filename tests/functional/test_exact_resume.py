@@ -20,7 +20,7 @@ def config(run_config):
     """Small steps of uneven rows, over the end of an epoch of 16 samples."""
     config = run_config(training={"train_iters": 8, "global_batch_size": 5})
     config.data.source_weights = {"colours": 1.0}
-    config.data.shuffle_block, config.data.shuffle_window = 2, 5
+    config.data.shuffle, config.data.shuffle_window = "shards", 5
     config.checkpoint.save_interval = 3
     return config
 

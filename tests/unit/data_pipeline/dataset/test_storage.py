@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import threading
+from random import Random
 
 import pytest
 from aiohttp import web
@@ -34,10 +35,24 @@ def http(far_folder):
             asked.append((request.path, request.headers.get("Range")))
         return await handler(request)
 
+    async def forbidden(_):
+        raise web.HTTPForbidden
+
+    async def flaky(_):
+        if [path for path, _ in asked].count("/data/flaky") < 3:
+            raise web.HTTPServiceUnavailable
+        return web.Response(body=b"{}")
+
+    async def whole(_):
+        return web.Response(body=CONTENT)
+
     async def serve():
         nonlocal stop
         stop = asyncio.Event()
         application = web.Application(middlewares=[record])
+        application.router.add_get("/data/forbidden", forbidden)
+        application.router.add_get("/data/flaky", flaky)
+        application.router.add_get("/data/noranges/a.tar", whole)
         application.router.add_static("/data", far_folder)
         runner = web.AppRunner(application)
         await runner.setup()
@@ -172,6 +187,58 @@ def test_a_far_read_is_tried_again(http, monkeypatch):
     assert storage.read("dataset.json") == b"{}"
     assert pauses == [1, 2]
     calls.clear()
-    monkeypatch.setattr(filesystem, "cat_file", lambda *args: (_ for _ in ()).throw(OSError("connection reset")))
-    with pytest.raises(OSError, match="connection reset"):
+
+    def broken(*args):
+        raise KeyError("an error of the protocol's library")
+
+    monkeypatch.setattr(filesystem, "cat_file", broken)
+    with pytest.raises(OSError, match=r"KeyError: .an error of the protocol's library"):
         storage.read("dataset.json")
+
+
+def test_a_server_that_fails_now_and_then(http, monkeypatch):
+    """aiohttp's errors are no OSError, and some cannot be pickled."""
+    url, asked = http
+    monkeypatch.setattr("data_pipeline.dataset.storage.time.sleep", lambda _: None)
+    with pytest.raises(OSError, match=r"403|Forbidden"):
+        Storage(url).read("forbidden")
+    assert Storage(url).read("flaky") == b"{}"
+    assert [path for path, _ in asked].count("/data/flaky") == 3
+
+
+def test_a_server_without_byte_ranges(http):
+    url, _ = http
+    with pytest.raises(OSError, match=r"noranges/a\.tar: the server ignores byte ranges; set data\.cache_dir"):
+        Storage(url).read_range("noranges/a.tar", 3, 7, 100)
+
+
+def work_through(url, cache, seed):
+    storage, random = Storage(url, cache, cache_bytes=3 * (len(CONTENT) + 5)), Random(seed)
+    storage.MAX_OPEN = 2
+    for _ in range(60):
+        name = random.choice("abc") + str(random.randrange(4))
+        assert storage.read_range(f"many/{name}.tar", 0, 2, len(CONTENT) + 5) == name.encode()
+    dropped = [fd for fd in os.listdir("/proc/self/fd") if _is_dropped(fd)]
+    assert len(dropped) <= 2
+    return len(dropped)
+
+
+def _is_dropped(descriptor):
+    try:
+        return "(deleted)" in os.readlink(f"/proc/self/fd/{descriptor}") and ".tar" in os.readlink(
+            f"/proc/self/fd/{descriptor}"
+        )
+    except FileNotFoundError:
+        return False
+
+
+def test_processes_that_share_a_small_cache(http, far_folder, tmp_path):
+    """Each drops what others are about to open; nobody fails, and the cache stays small."""
+    url, _ = http
+    (far_folder / "many").mkdir()
+    for name in (letter + str(number) for letter in "abc" for number in range(4)):
+        (far_folder / "many" / f"{name}.tar").write_bytes((name.encode() + CONTENT + bytes(5))[: len(CONTENT) + 5])
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        jobs = [pool.apply_async(work_through, (url, str(tmp_path / "cache"), seed)) for seed in range(4)]
+        assert len([job.get(120) for job in jobs]) == 4
+    assert len(list((tmp_path / "cache").rglob("*.tar"))) <= 4

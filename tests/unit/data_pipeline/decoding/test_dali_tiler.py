@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_pipeline.anyres import plan_tiles
 from data_pipeline.config import ImageGeometry
-from data_pipeline.decoding import pillow
+from data_pipeline.decoding import dali, pillow
 from data_pipeline.decoding.cpu import cpu_tiles
 from data_pipeline.decoding.dali import DALI_MODES, DaliTiler, dali_takes
 from data_pipeline.decoding.probe import probe
@@ -43,6 +43,14 @@ def test_without_dali_the_extra_is_named(monkeypatch):
 def test_without_cuda_the_gpu_is_refused():
     with pytest.raises(ValueError, match="no CUDA device"):
         DaliTiler(SMALL, 1, device="gpu", device_id=0)
+
+
+def test_runs_are_bounded_in_images_and_in_pixels(monkeypatch):
+    monkeypatch.setattr(dali, "MAX_RUN_PIXELS", 100)
+    sizes = [60, 30, 30, 150, 1, 1, 1]
+    images = [dali._Image(place, "", b"", pixels, None) for place, pixels in enumerate(sizes)]
+    runs = dali._runs(images, 3)
+    assert [[image.place for image in run] for run in runs] == [[0, 1], [2], [3], [4, 5, 6]]
 
 
 @pytest.fixture

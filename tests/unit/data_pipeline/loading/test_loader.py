@@ -191,13 +191,23 @@ def test_trainer_random_state_is_left_alone(make):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_reading_ahead_is_bounded(make):
-    """Two rows a worker, whatever the number of steps planned."""
-    loader = make(num_workers=2, prefetch_steps=20, batch=24)
+@pytest.mark.parametrize(("workers", "expected"), [(1, 8), (6, 12)])
+def test_what_is_read_ahead(make, workers, expected):
+    """The rows of the next step, or two a worker, whatever the number of steps planned."""
+    loader = make(num_workers=workers, prefetch_steps=20, batch=24, packing_estimate="baseline")
     for _ in range(3):
-        loader.next_step()
-        assert sum(len(step.pending) for step in loader._steps) <= 4
+        assert len(loader.next_step().rows) == 8
+        assert sum(len(step.pending) for step in loader._steps) == expected
         loader.step_done(400, 1000)
+
+
+def test_tensors_do_not_keep_file_descriptors_open(make):
+    loader = make(num_workers=1, batch=24)
+    loader.next_step()
+    loader.step_done(400, 1000)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [batch for batch, _ in steps(loader, 6)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 8 < before + sum(len(batch.rows) for batch in kept)
 
 
 def test_workers_leave_signals_to_the_trainer(make):
@@ -296,7 +306,7 @@ def test_undecodable_sample_stops_the_trainer_with_shard_id_and_reason(make, und
     loader = make(path=str(undecodable), num_workers=workers)
     with pytest.raises(SampleError) as error:
         steps(loader, 4)
-    expected = f"{undecodable}/shards/llava-000001.tar: sample 's9' of llava: image 0: not a readable"
+    expected = f"{undecodable}/shards/llava-000001.tar: sample 's9' of llava: image 0 of s9: not a readable"
     assert str(error.value).startswith(expected)
     loader.close()
     assert not multiprocessing.active_children()
@@ -308,7 +318,7 @@ def test_undecodable_sample_is_skipped_and_listed(make, undecodable):
     skipped = [sample for batch in got for sample in batch.report.skipped]
     assert len(skipped) == sum(ids(batch).count("s9") for batch in whole) > 0
     assert {(s.id, s.source, s.reason) for s in skipped} == {("s9", "llava", "not an image")}
-    assert "llava-000001.tar: sample 's9' of llava: image 0: not a readable" in skipped[0].message
+    assert "llava-000001.tar: sample 's9' of llava: image 0 of s9: not a readable" in skipped[0].message
     for before, after in zip(whole, got, strict=True):
         assert sorted(ids(after)) == sorted(id for id in ids(before) if id != "s9")
         assert after.report.skipped_by_reason == ({"not an image": 1} if "s9" in ids(before) else {})
@@ -346,7 +356,7 @@ def test_too_long_samples(make, small_geometry, prepared):
     assert (
         f"sample 's{index}' of llava: {lengths[index]} tokens, more than data.max_sequence_length={budget}" in message
     )
-    assert "so are 1 others" in message
+    assert "(2 such in all); data.on_bad_sample=skip leaves them out" in message
     for size in (1, 2):
         loaders = [make(rank, size, max_sequence_length=budget, on_bad_sample="skip", batch=24) for rank in range(size)]
         reports = [batches(loader, 1)[0].report for loader in loaders]
@@ -381,9 +391,20 @@ def test_refusals_name_what_is_wrong(make, tmp_path):
         make(state=dataclasses.replace(state, position=24))
 
 
+def test_samples_that_are_never_shown_may_be_too_long(make):
+    with pytest.raises(ValueError, match="no source is left"):
+        make(source_weights={"llava": 0}, max_sequence_length=10)
+
+
+def test_pictures_larger_than_the_limit_are_refused_at_the_start(make, config, small_geometry):
+    geometry = dataclasses.replace(small_geometry, max_image_pixels=50_000)
+    with pytest.raises(ValueError, match=r"sample 's\d+' of llava: an image of \d+ pixels, more than model\.image"):
+        StepLoader(config, geometry, global_batch_size=2, data_parallel_rank=0, data_parallel_size=1)
+
+
 def test_another_decoder_is_said(make):
-    state = dataclasses.replace(steps(make(), 1)[0][1], decoder="dali")
-    with pytest.warns(UserWarning, match="images were decoded with dali so far, with cpu from now on"):
+    state = dataclasses.replace(steps(make(), 1)[0][1], decoder="dali on cuda")
+    with pytest.warns(UserWarning, match="images were decoded with dali on cuda so far, with cpu from now on"):
         make(state=state)
 
 
@@ -404,7 +425,7 @@ def test_dali_gives_the_same_rows(make, workers):
     pytest.importorskip("nvidia.dali")
     expected, got = steps(make(), 8), steps(make(decoder="dali", num_workers=workers), 8)
     for (one, state), (other, other_state) in zip(expected, got, strict=True):
-        assert dataclasses.replace(state, decoder="dali") == other_state
+        assert dataclasses.replace(state, decoder="dali on cpu") == other_state
         for row, other_row in zip(one.rows, other.rows, strict=True):
             tensors, others = row.tensors(), other_row.tensors()
             tiles, other_tiles = tensors.pop("tiles"), others.pop("tiles")
@@ -419,5 +440,5 @@ def test_dali_leaves_out_what_cannot_be_decoded(make, undecodable):
     got = batches(make(path=str(undecodable), on_bad_sample="skip", decoder="dali", num_workers=1), 6)
     for one, other in zip(expected, got, strict=True):
         assert ids(one) == ids(other) and one.report.skipped_by_reason == other.report.skipped_by_reason
-    with pytest.raises(SampleError, match="sample 's9' of llava: image 0: not a readable"):
+    with pytest.raises(SampleError, match="sample 's9' of llava: image 0 of s9: not a readable"):
         steps(make(path=str(undecodable), decoder="dali"), 4)

@@ -10,27 +10,40 @@ SIZES = {"a": 700, "b": 200, "c": 100}
 SOURCE = np.repeat(np.arange(3), list(SIZES.values())).astype(np.int32)
 
 
-def make(source=SOURCE, seed=7, weights=None, block=1, window=0):
+def make(source=SOURCE, seed=7, weights=None, shuffle="samples", window=0, shard_size=50):
+    """Shards of up to ``shard_size`` samples of one source."""
     names = list(SIZES)[: source.max() + 1]
-    return SampleOrder(source, names, OrderSettings(seed=seed, weights=weights or {}, block=block, window=window))
+    settings = OrderSettings(seed=seed, weights=weights or {}, shuffle=shuffle, window=window)
+    place = np.concatenate([np.arange(count) for count in np.bincount(source)])
+    return SampleOrder(source, names, (source * 1000 + place // shard_size).astype(np.int32), settings)
 
 
-@pytest.mark.parametrize("block, window", [(1, 0), (1, 100), (50, 0), (50, 300)])
-def test_an_epoch_holds_every_sample_once(block, window):
-    order = make(block=block, window=window)
+@pytest.mark.parametrize("shuffle", ["samples", "shards"])
+@pytest.mark.parametrize("window", [0, 100, 300])
+def test_an_epoch_holds_every_sample_once(shuffle, window):
+    order = make(shuffle=shuffle, window=window)
     assert order.samples_per_epoch == 1000
     for epoch in range(3):
         assert sorted(order.epoch(epoch).tolist()) == list(range(1000))
-    assert np.array_equal(order.epoch(2), make(block=block, window=window).epoch(2))
+    assert np.array_equal(order.epoch(2), make(shuffle=shuffle, window=window).epoch(2))
     assert not np.array_equal(order.epoch(0), order.epoch(1))
-    assert not np.array_equal(order.epoch(0), make(seed=8, block=block, window=window).epoch(0))
+    assert not np.array_equal(order.epoch(0), make(seed=8, shuffle=shuffle, window=window).epoch(0))
 
 
 def test_order_is_pinned():
     """A change here would silently change what a resumed run sees."""
     source = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1], dtype=np.int32)
     assert make(source, seed=1234).epoch(0).tolist() == [3, 8, 0, 9, 1, 4, 6, 2, 7, 5]
-    assert make(source, seed=1234, weights={"a": 0.5}, block=2, window=3).epoch(1).tolist() == [9, 3, 8, 4, 6, 5, 7]
+    halved = make(source, seed=1234, weights={"a": 0.5}, shuffle="shards", window=3, shard_size=2)
+    assert halved.epoch(1).tolist() == [
+        9,
+        3,
+        8,
+        4,
+        6,
+        5,
+        7,
+    ]
 
 
 def test_order_of_one_source_is_uniform():
@@ -68,6 +81,7 @@ def test_a_weight_is_the_number_of_times_a_sample_is_shown(weight):
 
 def test_weight_zero_leaves_a_source_out():
     order = make(weights={"a": 0, "c": 0})
+    assert np.flatnonzero(order.shown()).tolist() == list(range(700, 900)) and make().shown().all()
     assert sorted(order.epoch(0).tolist()) == list(range(700, 900))
     with pytest.raises(ValueError, match="no source is left, all weights are 0"):
         make(weights=dict.fromkeys(SIZES, 0))
@@ -77,16 +91,16 @@ def test_weight_zero_leaves_a_source_out():
         make(weights={"a": -1})
 
 
-def test_blocks_stay_close():
-    """With blocks of 100 and a window of 50 places, few blocks are in use at a time."""
-    order = make(np.zeros(1000, dtype=np.int32), block=100, window=50).epoch(0)
+def test_shards_stay_close():
+    """With shards of 100 and a window of 50 places, few shards are in use at a time."""
+    order = make(np.zeros(1000, dtype=np.int32), shuffle="shards", window=50, shard_size=100).epoch(0)
     in_use = [len({index // 100 for index in order[begin : begin + 100].tolist()}) for begin in range(0, 1000, 100)]
     assert max(in_use) <= 3
-    assert len({index // 100 for index in make(block=1).take(0, 100).tolist()}) == 10
+    assert len({index // 100 for index in make().take(0, 100).tolist()}) == 10
 
 
 def test_changed_settings_are_named():
-    settings = OrderSettings(seed=1, weights={"a": 2.0}, block=1, window=0)
+    settings = OrderSettings(seed=1, weights={"a": 2.0}, shuffle="samples", window=0)
     other = dataclasses.asdict(settings) | {"seed": 2, "weights": {}}
     assert settings.changes(dataclasses.asdict(settings)) == []
     assert settings.changes(other) == ["seed is 1, was 2", "weights is {'a': 2.0}, was {}"]
