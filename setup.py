@@ -11,6 +11,8 @@ CORE = [
     "omegaconf==2.4.0",
     "webdataset==1.0.2",
     "tokenizers>=0.22",
+    "huggingface-hub>=1.0",
+    "pyyaml>=6",
     "safetensors>=0.6",
     "pyarrow>=21,<27",
     "numpy>=2.0",

@@ -1,38 +1,52 @@
-"""Turn a training checkpoint into a Hugging Face release folder.
-
-Example:
-    python tools/export_hf.py --checkpoint runs/finetune/checkpoints --output release
-"""
+"""Turn a training checkpoint, written at any parallel layout, into a Hugging Face folder."""
 
 import argparse
 import sys
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 
 from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.checkpoint.state import CONFIG_FILE
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
-from megatron_focus.config.schema import ParallelConfig
-from megatron_focus.conversion.checkpoint_reader import read_model
-from megatron_focus.conversion.export import write_release
+from megatron_focus.config.schema import RunConfig
+from megatron_focus.conversion.checkpoint_reader import CheckpointTensors
+from megatron_focus.conversion.export import FORMATS, MAX_SHARD_SIZE, write_release
 from megatron_focus.conversion.from_config import model_facts
-from megatron_focus.parallel.initialize import initialize, shut_down
+from megatron_focus.conversion.model_card import PARTS, CardFacts, read_results
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+EXAMPLE = """\
+examples:
+  python tools/export_hf.py --checkpoint runs/finetune/checkpoints --output release
+  python tools/export_hf.py --checkpoint runs/finetune/checkpoints --output release --results results.json \\
+      --license model=llama3 --license language-model=llama3 --license vision-tower=MIT
+
+results.json: {"tokens_kept": {"into the language model": 0.42}, "results": {"MMBench": 67.1}}
+"""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export; exit code 2 for input that cannot be exported."""
+    """Export; exit code 2 for input that cannot be exported or an output that cannot be written."""
     parser = argparse.ArgumentParser(
-        description="Turn a training checkpoint, written at any parallel layout, into a Hugging Face release folder.",
-        epilog="example: python tools/export_hf.py --checkpoint runs/finetune/checkpoints --output release",
+        prog="python tools/export_hf.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="a run's checkpoints (newest is taken) or one")
     parser.add_argument("--output", required=True, type=Path, help="folder to create")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer folder (default: the one the run was trained with)")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: the run's training.precision)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="llava-next needs both samplers off")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: the one they are stored in)")
+    parser.add_argument("--max-shard-size", default=MAX_SHARD_SIZE, help="largest weight file (%(default)s)")
+    parser.add_argument("--results", type=Path, help="JSON file for the model card")
+    parser.add_argument(
+        "--license", action="append", default=[], metavar="PART=LICENCE", help=f"for the card; {', '.join(PARTS)}"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     try:
         folder = CheckpointStore(options.checkpoint).latest() or options.checkpoint
@@ -40,21 +54,38 @@ def main(arguments: list[str] | None = None) -> int:
         tokenizer_folder = options.tokenizer or config.data.tokenizer
         if tokenizer_folder is None:
             raise ValueError(f"{folder / CONFIG_FILE}: data.tokenizer is not set; give --tokenizer")
-        facts = model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template)
-        initialize(ParallelConfig(), seed=0)
-        state = read_model(folder)
-        write_release(
-            state, facts, tokenizer_folder, options.output, DTYPES[options.dtype or config.training.precision]
+        parameters = write_release(
+            CheckpointTensors(folder),
+            model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template),
+            tokenizer_folder,
+            options.output,
+            layout=options.format,
+            dtype=DTYPES.get(options.dtype),
+            max_shard_size=options.max_shard_size,
+            card=_card(options, config),
+            progress=not options.quiet,
         )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finally:
-        if torch.distributed.is_initialized():
-            shut_down()
-    parameters = sum(tensor.numel() for tensor in state.values())
     print(f"wrote {options.output}: {parameters / 1e6:,.1f} M parameters from {folder}")
     return 0
+
+
+def _card(options: argparse.Namespace, config: RunConfig) -> CardFacts:
+    licenses = dict(line.partition("=")[::2] for line in options.license)
+    if wrong := [part for part, name in licenses.items() if part not in PARTS or not name]:
+        raise ValueError(f"--license {wrong[0]}: expected PART=LICENCE with a part of {', '.join(PARTS)}")
+    tokens_kept, results = read_results(options.results) if options.results is not None else ({}, {})
+    return CardFacts(training=training_settings(config), tokens_kept=tokens_kept, results=results, licenses=licenses)
+
+
+def training_settings(config: RunConfig) -> str:
+    """The run's settings as YAML, without those that say where its files lie and how it ran on its machines."""
+    chosen = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(chosen, dict)
+    data = {k: v for k, v in chosen["data"].items() if k not in ("path", "cache_dir", "cache_gib", "tokenizer")}
+    return OmegaConf.to_yaml({key: chosen[key] for key in ("model", "optimizer", "training")} | {"data": data})
 
 
 if __name__ == "__main__":

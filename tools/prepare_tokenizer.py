@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     print(
         f"wrote {options.output}: {len(tokenizer)} tokens, {tokenizer.image_token} is {tokenizer.image_token_id}, "
-        f"{tokenizer.pad_token} is {tokenizer.pad_token_id}; set model.language.vocab_size to at least {len(tokenizer)}"
+        f"{tokenizer.pad_token} is {tokenizer.pad_token_id}; tools/import_hf.py makes room for them in the model"
     )
     return 0
 

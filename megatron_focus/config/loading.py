@@ -25,6 +25,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     """
     merged = OmegaConf.structured(RunConfig)
     for source, layer in [*_layers(path), *((f"override {o!r}", _dotlist(o)) for o in overrides)]:
+        _say_off(layer, merged)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
@@ -62,6 +63,16 @@ def _layers(path: str | Path | None) -> list[tuple[str, DictConfig]]:
         layers.append((str(current), layer))
         current = current.parent / base if base is not None else None
     return layers[::-1]
+
+
+def _say_off(layer: DictConfig, current: DictConfig) -> None:
+    """Where a word is expected: YAML reads ``off`` without quotes as false, and ``on`` as true."""
+    for key in [str(key) for key in layer if key in current and not OmegaConf.is_interpolation(layer, str(key))]:
+        value, known = layer[key], current[key]
+        if isinstance(value, DictConfig) and isinstance(known, DictConfig):
+            _say_off(value, known)
+        elif isinstance(value, bool) and isinstance(known, str):
+            layer[key] = "on" if value else "off"
 
 
 def _dotlist(override: str) -> DictConfig:

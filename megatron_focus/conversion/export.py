@@ -1,62 +1,109 @@
-"""Writing a Hugging Face release folder from a whole Megatron state."""
+"""Writing a Hugging Face folder from the tensors of a distributed checkpoint, one at a time."""
 
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor
-from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerBase
-from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from tqdm import tqdm
 
 import megatron_focus.release
-from data_pipeline.anyres import hf_grid_pinpoints
-from megatron_focus.conversion.model_card import model_card
+from megatron_focus.conversion.hf_names import llava_next_name
+from megatron_focus.conversion.model_card import CardFacts, model_card
 from megatron_focus.conversion.model_facts import ModelFacts
-from megatron_focus.conversion.parameter_table import megatron_to_hf
-from megatron_focus.conversion.release_config import generation_config, release_config
+from megatron_focus.conversion.new_folder import new_folder
+from megatron_focus.conversion.parameter_table import Entry, parameter_table, unused_vision_tensors
+from megatron_focus.conversion.release_config import generation_config, llava_next_config, release_config
+from megatron_focus.conversion.release_processor import release_processor
+from megatron_focus.conversion.safetensors_writer import SafetensorsWriter
+from megatron_focus.conversion.tensor_source import TensorInfo, TensorSource, check_tensors
 
+FORMATS = ("focus-llava", "llava-next")
 MAX_SHARD_SIZE = "5GB"
+_EMBEDDING = "embedding.word_embeddings.weight"
 
 
-def _load_tokenizer(folder: Path, facts: ModelFacts) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left as generation needs it, with the chat template of the model's training.
+def write_release(
+    source: TensorSource,
+    facts: ModelFacts,
+    tokenizer_folder: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    *,
+    layout: str = "focus-llava",
+    dtype: torch.dtype | None = None,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    card: CardFacts | None = None,
+    progress: bool = False,
+) -> int:
+    """Write weights, configuration, code, processor, generation defaults and model card.
+
+    The folder is written under another name beside its place and renamed when it is whole, so an interrupted export
+    leaves no folder that looks like a release.
+
+    Args:
+        source: the Megatron tensors, by the names of ``parameter_table``.
+        facts: the model's dimensions, samplers and ids.
+        tokenizer_folder: a Hugging Face tokenizer with ``<image>`` and a pad token.
+        out_dir: folder to create; it must not exist.
+        layout: one of ``FORMATS``; ``llava-next`` is for transformers' own class, and needs both samplers off.
+        dtype: type of the weights in the release; each keeps the type it is stored in if not given.
+        max_shard_size: largest weight file, such as ``5GB``.
+        card: what the model card says beside the model's own facts.
+        progress: show a bar on standard error.
+
+    Returns:
+        number of parameters that were converted.
 
     Raises:
-        ValueError: if its ids are not those of the model.
+        ValueError: ``out_dir`` exists, the samplers do not suit the layout, the tokenizer does not fit the model, a
+            tensor cannot be read, or listing the tensors that do not fit.
+        OSError: the folder cannot be written; nothing is left behind.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if len(tokenizer) > facts.text.vocab_size:
-        raise ValueError(f"tokenizer {folder} has {len(tokenizer)} ids, the model only {facts.text.vocab_size}")
-    image_id = tokenizer.convert_tokens_to_ids("<image>")
-    if image_id != facts.tokens.image_token_id:
-        raise ValueError(f"tokenizer {folder} has id {image_id} for <image>, the model {facts.tokens.image_token_id}")
-    if tokenizer.pad_token_id != facts.tokens.pad_token_id:
-        raise ValueError(
-            f"tokenizer {folder} pads with {tokenizer.pad_token_id}, the model {facts.tokens.pad_token_id}"
-        )
-    tokenizer.chat_template = facts.tokens.chat_template
-    return tokenizer
+    if layout not in FORMATS:
+        raise ValueError(f"unknown format {layout!r}; choose one of {', '.join(FORMATS)}")
+    table, stock = parameter_table(facts), layout == "llava-next"
+    check_tensors("Megatron", source.infos(), {entry.megatron: entry.shape for entry in table}, frozenset())
+    main_dtype = dtype or source.infos()[_EMBEDDING].dtype
+    config = llava_next_config(facts, main_dtype) if stock else release_config(facts, main_dtype)
+    processor = release_processor(Path(tokenizer_folder), facts)
+    # Filler is of the tower's type, so that the tower keeps one type.
+    filler_dtype = dtype or source.infos()["vision_tower.conv1.weight"].dtype
+    filler = {name: tensor.to(filler_dtype) for name, tensor in unused_vision_tensors(facts.vision).items()}
+    infos = {name: info for entry in table for name, info in _hf_infos(entry, source, dtype)}
+    infos |= {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in filler.items()}
+    rename = llava_next_name if stock else str
+    infos = {rename(name): info for name, info in infos.items()}
+
+    num_bytes = sum(math.prod(info.shape) * info.dtype.itemsize for info in infos.values())
+    bar = tqdm(total=num_bytes, desc="exporting", unit="B", unit_scale=True, disable=not progress, smoothing=0.1)
+    with new_folder(Path(out_dir), num_bytes) as folder, bar:
+        with SafetensorsWriter(folder, infos, max_shard_size) as writer:
+            for name, tensor in _hf_tensors(table, source):
+                bar.update(writer.write(rename(name), tensor.to(infos[rename(name)].dtype)))
+            for name, tensor in filler.items():
+                bar.update(writer.write(rename(name), tensor))
+        (folder / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+        if not stock:
+            _copy_code(folder)
+        processor.save_pretrained(folder)
+        generation_config(facts).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(facts, card or CardFacts(), stock=stock), encoding="utf-8")
+    return sum(math.prod(entry.shape) for entry in table)
 
 
-def _processor(tokenizer: PreTrainedTokenizerBase, facts: ModelFacts) -> LlavaNextProcessor:
-    """LLaVA-NeXT's own processor for the model's tiles."""
-    tile = facts.image.tile_size
-    image_processor = LlavaNextImageProcessorPil(
-        size={"shortest_edge": tile},
-        crop_size={"height": tile, "width": tile},
-        image_grid_pinpoints=hf_grid_pinpoints(facts.image),
-    )
-    return LlavaNextProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=facts.image.patch_size,
-        vision_feature_select_strategy="default",
-        chat_template=tokenizer.chat_template,
-        num_additional_image_tokens=1,  # the class token, which the strategy takes off again
-    )
+def _hf_infos(entry: Entry, source: TensorSource, dtype: torch.dtype | None) -> list[tuple[str, TensorInfo]]:
+    stored = dtype or source.infos()[entry.megatron].dtype
+    shapes = entry.layout.hf_shapes(entry.shape)
+    return [(name, TensorInfo(shape, stored)) for name, shape in zip(entry.hf, shapes, strict=True)]
+
+
+def _hf_tensors(table: list[Entry], source: TensorSource) -> Iterator[tuple[str, Tensor]]:
+    """One Megatron tensor is in memory at a time."""
+    for entry in table:
+        yield from zip(entry.hf, entry.layout.to_hf(source.read(entry.megatron)), strict=True)
 
 
 def _copy_code(folder: Path) -> None:
@@ -64,48 +111,3 @@ def _copy_code(folder: Path) -> None:
     for source in Path(megatron_focus.release.__path__[0]).glob("*.py"):
         if source.name != "__init__.py":
             shutil.copyfile(source, folder / source.name)
-
-
-def write_release(
-    state: Mapping[str, Tensor],
-    facts: ModelFacts,
-    tokenizer_folder: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
-    dtype: torch.dtype,
-) -> None:
-    """Write weights, configuration, code, processor, generation defaults and model card.
-
-    The folder is written under another name beside its place and renamed when it is whole, so an interrupted export
-    leaves no folder that looks like a release.
-
-    Args:
-        state: Megatron names to whole tensors; see ``parameter_table``.
-        facts: the model's dimensions, samplers and ids.
-        tokenizer_folder: a Hugging Face tokenizer with ``<image>`` and a pad token.
-        out_dir: folder to create; it must not exist.
-        dtype: type of the weights in the release.
-
-    Raises:
-        ValueError: if ``out_dir`` exists, if the tokenizer does not fit the model, or listing the tensors that do not
-            fit.
-    """
-    out, tokenizer_path = Path(out_dir), Path(tokenizer_folder)
-    if out.exists():
-        raise ValueError(f"{out} exists; export writes to a new folder")
-    config = release_config(facts, dtype)
-    tokenizer = _load_tokenizer(tokenizer_path, facts)
-    weights = megatron_to_hf(state, facts)
-
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    # Copies, because tensors that are parts of one Megatron tensor share its memory.
-    separate = {name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in weights.items()}
-    save_torch_state_dict(separate, unfinished, max_shard_size=MAX_SHARD_SIZE, metadata={"format": "pt"})
-    (unfinished / "config.json").write_text(config.to_json_string(), encoding="utf-8")
-    _copy_code(unfinished)
-    _processor(tokenizer, facts).save_pretrained(unfinished)
-    generation_config(facts).save_pretrained(unfinished)
-    (unfinished / "README.md").write_text(model_card(facts), encoding="utf-8")
-    unfinished.rename(out)

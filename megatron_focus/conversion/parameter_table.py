@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from megatron_focus.conversion.model_facts import ModelFacts, TextFacts, VisionFacts
-from megatron_focus.conversion.tensor_layouts import GateUp, GroupedQKV, Layout, PaddedVocabulary, Same, Shape
+from megatron_focus.conversion.tensor_layouts import (
+    GateUp,
+    GroupedQKV,
+    Layout,
+    PaddedVocabulary,
+    Same,
+    to_megatron,
+)
+from megatron_focus.conversion.tensor_source import Shape, TensorInfo, check_tensors
 
 SAME = Same()
 
@@ -66,7 +74,7 @@ def _vision_layer(v: VisionFacts) -> Iterator[Entry]:
 def _vision_ends(facts: ModelFacts) -> Iterator[Entry]:
     """What stands before the tower's layers."""
     hf, h, patch_size = "model.vision_tower", facts.vision.hidden_size, facts.image.patch_size
-    class_token = Same(hf_shape=(h,), megatron_shape=(1, 1, h))
+    class_token = Same(hf_shape=(h,))
     yield Entry("vision_tower.class_token", (1, 1, h), (f"{hf}.embeddings.class_embedding",), class_token)
     patch = (h, 3, patch_size, patch_size)
     yield Entry("vision_tower.conv1.weight", patch, (f"{hf}.embeddings.patch_embedding.weight",))
@@ -93,10 +101,10 @@ def _text_layer(t: TextFacts) -> Iterator[Entry]:
     yield Entry(f"{megatron}.mlp.linear_fc2.weight", (h, f), (f"{hf}.mlp.down_proj.weight",))
 
 
-def _text_ends(t: TextFacts) -> Iterator[Entry]:
+def _text_ends(t: TextFacts, source_rows: int | None) -> Iterator[Entry]:
     """Embedding, final norm and output layer."""
     rows = (t.padded_vocab_size, t.hidden_size)
-    vocabulary = PaddedVocabulary(t.vocab_size, t.padded_vocab_size)
+    vocabulary = PaddedVocabulary(t.vocab_size, t.padded_vocab_size, source_rows)
     embedding = "model.language_model.embed_tokens.weight"
     yield Entry("embedding.word_embeddings.weight", rows, (embedding,), vocabulary)
     yield Entry("decoder.final_layernorm.weight", (t.hidden_size,), ("model.language_model.norm.weight",))
@@ -115,14 +123,18 @@ def _between(facts: ModelFacts) -> Iterator[Entry]:
         yield from _linear("vision_sampler.selector", "model.vision_sampler.selector", scales, facts.cells)
 
 
-def parameter_table(facts: ModelFacts) -> list[Entry]:
+def parameter_table(facts: ModelFacts, source_vocabulary: int | None = None) -> list[Entry]:
     """Every tensor of the model.
+
+    Args:
+        facts: the model's dimensions.
+        source_vocabulary: rows of the Hugging Face embedding that is read, where it has yet to grow to the model's.
 
     An output layer tied to the embedding and a switched-off vision sampler have no tensor of their own, so no entry.
     """
     entries = [*_vision_ends(facts)]
     entries += [e.of_layer(i) for i in range(facts.vision.num_layers) for e in _vision_layer(facts.vision)]
-    entries += [*_between(facts), *_text_ends(facts.text)]
+    entries += [*_between(facts), *_text_ends(facts.text, source_vocabulary)]
     entries += [e.of_layer(i) for i in range(facts.text.num_layers) for e in _text_layer(facts.text)]
     return entries
 
@@ -145,21 +157,19 @@ def unused_vision_tensors(vision: VisionFacts) -> dict[str, Tensor]:
     return filler
 
 
-def _check(side: str, state: Mapping[str, Tensor], shapes: Mapping[str, Shape], ignored: set[str]) -> None:
-    """Compare a state with the names and shapes the table expects.
+def hf_shapes(table: list[Entry]) -> dict[str, Shape]:
+    """Name -> shape of the Hugging Face tensors of a table."""
+    return {name: shape for e in table for name, shape in zip(e.hf, e.layout.hf_shapes(e.shape), strict=True)}
 
-    Raises:
-        ValueError: listing every missing, left-over or misshapen tensor.
-    """
-    problems = [f"missing {name}" for name in shapes if name not in state]
-    problems += [f"left over {name}" for name in state if name not in shapes and name not in ignored]
-    problems += [
-        f"{name} has shape {tuple(state[name].shape)}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in state and tuple(state[name].shape) != shape
-    ]
-    if problems:
-        raise ValueError(f"the {side} tensors do not fit the model:\n  " + "\n  ".join(problems))
+
+def ignored_hf_names(facts: ModelFacts) -> set[str]:
+    """Hugging Face tensors that a model may bring and the conversion does not read."""
+    repeated = {"lm_head.weight"} if facts.text.tie_embeddings else set()  # state_dict() repeats a tied tensor
+    return set(unused_vision_tensors(facts.vision)) | repeated
+
+
+def _infos(state: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
 
 
 def megatron_to_hf(state: Mapping[str, Tensor], facts: ModelFacts) -> dict[str, Tensor]:
@@ -173,7 +183,7 @@ def megatron_to_hf(state: Mapping[str, Tensor], facts: ModelFacts) -> dict[str, 
         ValueError: listing every missing, left-over or misshapen tensor.
     """
     table = parameter_table(facts)
-    _check("Megatron", state, {e.megatron: e.shape for e in table}, set())
+    check_tensors("Megatron", _infos(state), {e.megatron: e.shape for e in table}, set())
     converted: dict[str, Tensor] = {}
     for entry in table:
         converted.update(zip(entry.hf, entry.layout.to_hf(state[entry.megatron]), strict=True))
@@ -193,9 +203,5 @@ def hf_to_megatron(state: Mapping[str, Tensor], facts: ModelFacts) -> dict[str, 
         ValueError: listing every missing, left-over or misshapen tensor.
     """
     table = parameter_table(facts)
-    shapes = {name: s for e in table for name, s in zip(e.hf, e.layout.hf_shapes(e.shape), strict=True)}
-    ignored = set(unused_vision_tensors(facts.vision))
-    if facts.text.tie_embeddings:
-        ignored.add("lm_head.weight")  # state_dict() repeats a tied tensor
-    _check("Hugging Face", state, shapes, ignored)
-    return {e.megatron: e.layout.to_megatron(tuple(state[name] for name in e.hf)) for e in table}
+    check_tensors("Hugging Face", _infos(state), hf_shapes(table), ignored_hf_names(facts))
+    return {e.megatron: to_megatron(e.layout, e.shape, [state[name] for name in e.hf]) for e in table}

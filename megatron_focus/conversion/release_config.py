@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, CLIPVisionConfig, GenerationConfig, PretrainedConfig
+from transformers import AutoConfig, CLIPVisionConfig, GenerationConfig, LlavaNextConfig, PretrainedConfig
 
 from data_pipeline.anyres import hf_grid_pinpoints
 from megatron_focus.conversion.model_facts import ModelFacts
@@ -63,23 +63,46 @@ def release_config(facts: ModelFacts, dtype: torch.dtype) -> FocusLlavaConfig:
         ValueError: naming a setting that the release does not support.
     """
     config = FocusLlavaConfig(
-        vision_config=_vision_config(facts).to_dict(),
-        text_config=_text_config(facts).to_dict(),
-        image_token_index=facts.tokens.image_token_id,
-        image_grid_pinpoints=hf_grid_pinpoints(facts.image),
-        image_seq_length=facts.cells,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=facts.text.tie_embeddings,
+        **_common(facts, dtype),
         vision_sampler=dict(facts.vision_sampler),
         text_sampler=dict(facts.text_sampler),
         instruction_start_token_ids=[list(marker) for marker in facts.tokens.instruction_start_token_ids],
         instruction_end_token_ids=[list(marker) for marker in facts.tokens.instruction_end_token_ids],
-        dtype=dtype,
     )
     config.architectures = ["FocusLlavaForConditionalGeneration"]
     config.auto_map = AUTO_MAP
     return config
+
+
+def llava_next_config(facts: ModelFacts, dtype: torch.dtype) -> LlavaNextConfig:
+    """The configuration of the same model as stock LLaVA-NeXT.
+
+    Raises:
+        ValueError: a sampler is on, so LLaVA-NeXT's code would compute something else.
+    """
+    on = [name for name in ("vision_sampler", "text_sampler") if getattr(facts, name)["enabled"]]
+    if on:
+        raise ValueError(
+            f"the model has {' and '.join(on)} on, which LLaVA-NeXT does not know; export it with --format focus-llava"
+        )
+    config = LlavaNextConfig(**_common(facts, dtype))
+    config.architectures = ["LlavaNextForConditionalGeneration"]
+    return config
+
+
+def _common(facts: ModelFacts, dtype: torch.dtype) -> dict[str, Any]:
+    """What LLaVA-NeXT and the release share."""
+    return {
+        "vision_config": _vision_config(facts).to_dict(),
+        "text_config": _text_config(facts).to_dict(),
+        "image_token_index": facts.tokens.image_token_id,
+        "image_grid_pinpoints": hf_grid_pinpoints(facts.image),
+        "image_seq_length": facts.cells,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": facts.text.tie_embeddings,
+        "dtype": dtype,
+    }
 
 
 def generation_config(facts: ModelFacts) -> GenerationConfig:

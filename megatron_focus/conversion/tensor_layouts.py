@@ -1,15 +1,34 @@
 """How one Megatron tensor corresponds to one or more Hugging Face tensors.
 
-A layout is a pair of inverse rearrangements; none changes a value. Shapes: H input size of a projection.
+A layout is a pair of inverse rearrangements; none changes a value. Towards Megatron a tensor is made in row blocks, so
+that the largest tensors (embeddings, gated MLPs) are copied without being put together in memory. Shapes: H input size
+of a projection.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Shape = tuple[int, ...]
+from megatron_focus.conversion.tensor_source import Shape
+
+_MEAN_ROWS = 1024
+"""Rows of an embedding that are added up at once, in float64."""
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Some rows of a Megatron tensor."""
+
+    rows: int
+    needs: tuple[int, ...]
+    """Which of the Hugging Face tensors they are made of."""
+    build: Callable[[Sequence[Tensor]], Tensor]
+    """The needed tensors, in that order -> [rows, ...]."""
+    is_copy: bool = False
+    """They are the rows of one tensor as they are, so any part of them can be made of the same part of it."""
 
 
 class Layout(Protocol):
@@ -23,9 +42,15 @@ class Layout(Protocol):
         """Take the Megatron tensor apart."""
         ...
 
-    def to_megatron(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        """Put the Hugging Face tensors together."""
+    def row_blocks(self, shape: Shape) -> list[RowBlock]:
+        """How to put the Hugging Face tensors together: blocks that, one under another, are the Megatron tensor."""
         ...
+
+
+def to_megatron(layout: Layout, shape: Shape, tensors: Sequence[Tensor]) -> Tensor:
+    """The whole Megatron tensor of ``shape``."""
+    blocks = layout.row_blocks(shape)
+    return torch.cat([block.build([tensors[i] for i in block.needs]) for block in blocks])
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,6 @@ class Same:
     """One tensor with equal elements; ``hf_shape`` says the other side's shape where it differs."""
 
     hf_shape: Shape | None = None
-    megatron_shape: Shape | None = None
 
     def hf_shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """See :class:`Layout`."""
@@ -43,9 +67,9 @@ class Same:
         """See :class:`Layout`."""
         return (tensor.reshape(self.hf_shape or tensor.shape),)
 
-    def to_megatron(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def row_blocks(self, shape: Shape) -> list[RowBlock]:
         """See :class:`Layout`."""
-        return tensors[0].reshape(self.megatron_shape or tensors[0].shape)
+        return [RowBlock(shape[0], (0,), lambda tensors: tensors[0].reshape(shape), self.hf_shape is None)]
 
 
 @dataclass(frozen=True)
@@ -73,8 +97,11 @@ class GroupedQKV:
         grouped = tensor.reshape(self.groups, sum(self._heads_of_group), self.head_dim, *rest)
         return tuple(part.reshape(-1, *rest) for part in grouped.split(self._heads_of_group, dim=1))
 
-    def to_megatron(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def row_blocks(self, shape: Shape) -> list[RowBlock]:
         """See :class:`Layout`."""
+        return [RowBlock(shape[0], (0, 1, 2), self._joined)]
+
+    def _joined(self, tensors: Sequence[Tensor]) -> Tensor:
         rest = tensors[0].shape[1:]
         grouped = [t.reshape(self.groups, -1, self.head_dim, *rest) for t in tensors]
         return torch.cat(grouped, dim=1).reshape(-1, *rest)
@@ -92,28 +119,47 @@ class GateUp:
         """See :class:`Layout`."""
         return tensor.chunk(2, dim=0)
 
-    def to_megatron(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def row_blocks(self, shape: Shape) -> list[RowBlock]:
         """See :class:`Layout`."""
-        return torch.cat(tensors, dim=0)
+        return [RowBlock(shape[0] // 2, (part,), lambda tensors: tensors[0], True) for part in (0, 1)]
 
 
 @dataclass(frozen=True)
 class PaddedVocabulary:
-    """Rows of the vocabulary: Megatron pads them with zeros so that tensor-parallel ranks divide them evenly."""
+    """Rows of the vocabulary: Megatron pads them with zeros so that tensor-parallel ranks divide them evenly.
+
+    A source with fewer rows than ``vocab_size`` gets new ones, each the mean of its own: a new token's logit is then
+    the mean logit, so it takes no more of the softmax than an ordinary token, whatever the scale of the weights.
+    """
 
     vocab_size: int
     padded_vocab_size: int
+    source_rows: int | None = None
+    """Rows of the Hugging Face tensor that is read; ``vocab_size`` if not given."""
 
     def hf_shapes(self, shape: Shape) -> tuple[Shape, ...]:
         """See :class:`Layout`."""
-        return ((self.vocab_size, *shape[1:]),)
+        return ((self.source_rows or self.vocab_size, *shape[1:]),)
 
     def to_hf(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """See :class:`Layout`."""
         return (tensor[: self.vocab_size],)
 
-    def to_megatron(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def row_blocks(self, shape: Shape) -> list[RowBlock]:
         """See :class:`Layout`."""
-        (rows,) = tensors
-        padding = rows.new_zeros(self.padded_vocab_size - self.vocab_size, *rows.shape[1:])
-        return torch.cat([rows, padding], dim=0)
+        source = self.source_rows or self.vocab_size
+        new, padding = self.vocab_size - source, self.padded_vocab_size - self.vocab_size
+        blocks = [
+            RowBlock(source, (0,), lambda tensors: tensors[0], True),
+            RowBlock(new, (0,), lambda tensors: _mean_row(tensors[0]).expand(new, -1)),
+            RowBlock(padding, (0,), lambda tensors: tensors[0].new_zeros(padding, *shape[1:])),
+        ]
+        return [block for block in blocks if block.rows > 0]
+
+
+def _mean_row(rows: Tensor) -> Tensor:
+    """Mean of the rows [V, H] -> [1, H]; a float64 copy of all rows at once would be the largest tensor by far."""
+    total = torch.zeros(1, rows.shape[1], dtype=torch.float64)
+    for start in range(0, len(rows), _MEAN_ROWS):
+        total += rows[start : start + _MEAN_ROWS].double().sum(0)
+    return (total / len(rows)).to(rows.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
+from .selection import ImageSelection
 from .token_sequence import TokenSequence
 
 
@@ -25,6 +26,15 @@ class FocusCache(DynamicCache):
         """bool [B, tokens], tokens (not padding) held by the layers before the drop."""
         self.kept_mask: Tensor | None = None
         """bool [B, kept tokens], the same of the layers behind it."""
+        self.drop_layer: int | None = None
+        """The layer before which tokens were dropped, whatever the model is set to later."""
+        self.selection: list[ImageSelection] | None = None
+        """What the samplers did to the images, if the first pass was asked for it."""
+
+    @property
+    def num_rows(self) -> int:
+        """B, beams and samples of a prompt counted each."""
+        return 0 if self.next_position is None else len(self.next_position)
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
         """Input tokens seen so far, or the tokens that one layer holds."""
@@ -75,6 +85,7 @@ class FocusCache(DynamicCache):
         """Forget everything."""
         super().reset()
         self.input_length = 0
+        self.drop_layer = self.selection = None
         self._map_rows(lambda t: None)
 
     @property

@@ -1,9 +1,11 @@
 """What ``generate`` must do otherwise for a model that compacts its input."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from .focus_cache import FocusCache
 from .image_geometry import tiles_of_images
@@ -12,6 +14,59 @@ from .token_sequence import image_rows
 
 class FocusGenerationMixin:
     """Stands before transformers' ``GenerationMixin`` among the bases of the model."""
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        output_selection: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Continue the input; see transformers' ``generate``.
+
+        A cache of an earlier turn (``past_key_values``) holds in its later layers the tokens that the turns until then
+        asked for. A fresh prompt with the whole conversation selects for all of its turns, as in training.
+
+        Args:
+            inputs: the prompt, as in transformers.
+            generation_config: as in transformers.
+            *args: as in transformers.
+            output_selection: with ``return_dict_in_generate=True``, whether the result has ``selection``, what the
+                samplers did to each image (once, however many beams or samples a row has).
+            **kwargs: as in transformers.
+
+        Raises:
+            ValueError: for what cannot work with caches whose layers hold different tokens: static, quantized and
+                offloaded caches, assisted generation and prompt lookup; for ``output_selection`` without a cache or
+                without ``return_dict_in_generate``.
+        """
+        if not output_selection:
+            return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
+        defaults = generation_config or self.generation_config  # type: ignore[attr-defined]
+        settings = {
+            name: kwargs.get(name, getattr(defaults, name)) for name in ("return_dict_in_generate", "use_cache")
+        }
+        if not settings["return_dict_in_generate"] or settings["use_cache"] is False:
+            raise ValueError("output_selection=True needs return_dict_in_generate=True and the cache (use_cache)")
+        kwargs["output_selection"] = True
+        output = super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
+        cache: FocusCache = output.past_key_values
+        prompts = next(t for t in (inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if t is not None)
+        copies = cache.num_rows // len(prompts)
+        output["selection"] = [replace(s, row=s.row // copies) for s in cache.selection or [] if s.row % copies == 0]
+        return output
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse.
+
+        Raises:
+            ValueError: always: blocks of a paged cache hold the same tokens for all layers.
+        """
+        raise ValueError(
+            "continuous batching (generate_batch) is not supported: its paged cache holds the same tokens for all "
+            "layers; use generate"
+        )
 
     # Refuses assisted generation, which would have to take tokens back.
     _is_stateful = True

@@ -15,6 +15,9 @@ from .text_sampling import select_visual_tokens
 from .token_sequence import TokenSequence
 from .vision_sampling import VisualTokens
 
+FLASH_DTYPES = (torch.float16, torch.bfloat16)
+"""What FlashAttention computes in."""
+
 
 @dataclass
 class Decoded:
@@ -38,6 +41,28 @@ def _importance_of_tokens(scores: Tensor, sequence: TokenSequence, num_tokens: i
     return importance
 
 
+def check_attention(implementation: str, hidden_states: Tensor) -> None:
+    """Refuse what would compute something else than attention over the tokens that are left.
+
+    Raises:
+        ValueError: for an implementation to which transformers gives no mask of the padding, and for FlashAttention in
+            a type that it does not compute in.
+    """
+    if implementation in ("eager", "sdpa"):
+        return
+    if "flash" not in implementation:
+        raise ValueError(
+            f"attention implementation {implementation!r} is not supported; use 'eager', 'sdpa' or 'flash_attention_2'"
+        )
+    device = hidden_states.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+    if dtype not in FLASH_DTYPES:
+        raise ValueError(
+            f"{implementation} computes in float16 or bfloat16, but the model is in {dtype}; load it with "
+            "dtype=torch.bfloat16 or use attn_implementation='sdpa'"
+        )
+
+
 def decode(
     language_model: Any,
     hidden_states: Tensor,
@@ -56,21 +81,26 @@ def decode(
     Args:
         language_model: a Llama-like text model.
         hidden_states: [B, L, C], embeddings.
-        sequence: what is known of the L tokens.
+        sequence: what is known of the L tokens, padded on the left.
         visual: the tokens of all images; None if there are none, then nothing is dropped.
-        cache: keys and values of earlier passes.
+        cache: keys and values of earlier passes, which dropped tokens before the same layer.
         drop_layer: counted from 0; None keeps everything.
         gamma: share of the importance that stays.
         output_hidden_states: whether to return the states between the layers.
         **kwargs: passed to each layer.
+
+    Raises:
+        ValueError: see :func:`check_attention`.
     """
+    check_attention(language_model.config._attn_implementation, hidden_states)
     positions, new_tokens = sequence.position, sequence.valid
     all_mask = new_tokens if cache is None else cache.with_past(cache.all_mask, new_tokens)
     kept_mask = new_tokens if cache is None else cache.with_past(cache.kept_mask, new_tokens)
 
     def attention_inputs(layer: int, held: Tensor) -> dict[str, Any]:
-        """Mask, positions and rotary tables from ``layer`` on, whose keys are the tokens ``held``."""
-        # A 2-D mask always: without one, gaps in the positions would be read as borders of packed samples.
+        """Mask and rotary tables from ``layer`` on, whose keys are the tokens ``held``."""
+        # No position ids: FlashAttention gets no mask where there is no padding, and would then take a gap in the
+        # positions for the border of two packed samples. The rotary tables hold all that the layers need.
         mask = create_causal_mask(
             config=language_model.config,
             inputs_embeds=hidden_states,
@@ -79,14 +109,14 @@ def decode(
             layer_idx=layer,
         )
         rotary = language_model.rotary_emb(hidden_states, position_ids=sequence.position)
-        return {"attention_mask": mask, "position_ids": sequence.position, "position_embeddings": rotary}
+        return {"attention_mask": mask, "position_embeddings": rotary}
 
     states: list[Tensor] = []
     importance = None
     inputs = attention_inputs(0, all_mask)
     for index, layer in enumerate(language_model.layers):
         if index == drop_layer:
-            if visual is not None:
+            if visual is not None and len(visual.tokens):
                 scored = (sequence.visual >= 0) & ~visual.is_newline[sequence.visual]
                 image = torch.where(scored, visual.image[sequence.visual], -1)
                 keep, scores = select_visual_tokens(

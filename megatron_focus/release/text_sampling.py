@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import rotate_half
 
+WORKSPACE_BYTES = 256 * 2**20
+"""Largest block of attention held at a time; instruction tokens are taken in blocks that fit."""
+
 
 def _starts_of(pattern: list[int], input_ids: Tensor) -> Tensor:
     """bool [B, L], where ``pattern`` begins."""
@@ -61,9 +64,14 @@ def importance(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:
         keys: [V, k, d], rotated; head h reads key head h // (n / k).
         scaling: factor of the products.
     """
-    grouped = queries.float().unflatten(1, (keys.shape[1], -1))
-    logits = torch.einsum("tghd,vgd->tghv", grouped, keys.float()) * scaling
-    return logits.softmax(-1).amax((1, 2)).mean(0)
+    per_group = queries.float().unflatten(1, (keys.shape[1], -1)) * scaling
+    keys_of_group = keys.float().permute(1, 2, 0)[:, None]  # [k, 1, d, V]
+    total = keys_of_group.new_zeros(len(keys))
+    chunk = max(1, WORKSPACE_BYTES // (4 * queries.shape[1] * len(keys)))
+    for block in per_group.split(chunk):
+        attention = (block.permute(1, 2, 0, 3) @ keys_of_group).softmax(-1)  # [k, n / k, T', V]
+        total += attention.amax((0, 1)).sum(0)
+    return total / len(queries)
 
 
 def important_enough(scores: Tensor, image: Tensor, gamma: float) -> Tensor:

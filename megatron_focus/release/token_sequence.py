@@ -79,14 +79,10 @@ def place_visual_tokens(is_placeholder: Tensor, grids: list[ImageGrid], visual: 
     """int64 [B, L], the visual token each placeholder holds; -1 for text and for placeholders left over.
 
     Args:
-        is_placeholder: bool [B, L].
+        is_placeholder: bool [B, L], as many as the images have; :func:`image_rows` tells.
         grids: the grid of each image, in the order of their placeholders.
         visual: the tokens of all images.
-
-    Raises:
-        ValueError: if the placeholders do not fit the images.
     """
-    image_rows(is_placeholder.sum(1), grids)
     device = is_placeholder.device
     baseline = torch.tensor([grid.baseline_tokens for grid in grids], device=device)
     ends = baseline.cumsum(0)

@@ -5,45 +5,16 @@ windows, S scales, C hidden size, n tokens.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .cell_windows import DROPPED, GLOBAL_VIEW, LOCAL_MAP, Windows, cut_windows, first_tiles, max_of_cells
 from .configuration_focus_llava import scale_kernel
 from .image_geometry import ImageGrid
-
-GLOBAL_VIEW, LOCAL_MAP = 0, 1
-DROPPED = -1
-"""Scale of a window without a valid cell."""
-
-
-@dataclass
-class Windows:
-    """All windows of the views that are sampled, tile by tile."""
-
-    cells: Tensor
-    """[W, w, w, C] features."""
-    valid: Tensor
-    """bool [W, w, w], cells that show the image rather than padding."""
-    tile: Tensor
-    """int64 [W], index of the window's tile."""
-    image: Tensor
-    """int64 [W]."""
-    view: Tensor
-    """int64 [W], ``GLOBAL_VIEW`` or ``LOCAL_MAP``."""
-    row: Tensor
-    """int64 [W], first row of cells, counted in the view."""
-    column: Tensor
-    """int64 [W], first column of cells, counted in the view."""
-    choice: Tensor
-    """int64 [W], index of the chosen scale, ``DROPPED`` without a valid cell."""
-
-    @property
-    def has_cells(self) -> Tensor:
-        """bool [W], windows with a valid cell."""
-        return self.valid.flatten(1).any(1)
 
 
 @dataclass
@@ -76,44 +47,6 @@ class _Group:
     is_newline: bool
 
 
-def cut_windows(features: Tensor, grids: list[ImageGrid], window: int, views: tuple[int, ...]) -> Windows:
-    """Cut the tiles into windows; all windows choose the first scale until a selector decides.
-
-    Args:
-        features: [t, g*g, C], for each image its global view and then its tiles in row order.
-        grids: the grid of each image.
-        window: w, which divides g, so that no window crosses a tile.
-        views: which of ``GLOBAL_VIEW`` and ``LOCAL_MAP`` to cut.
-    """
-    g = grids[0].cells_per_side
-    rows: list[tuple[int, ...]] = []  # tile, image, view, first row, first column, crop
-    first_tile = 0
-    for image, grid in enumerate(grids):
-        rows.append((first_tile, image, GLOBAL_VIEW, 0, 0, 0, g, 0, g))
-        for index in range(grid.num_tiles - 1):
-            tile_row, tile_column = divmod(index, grid.tile_columns)
-            rows.append((first_tile + 1 + index, image, LOCAL_MAP, tile_row * g, tile_column * g, *grid.crop))
-        first_tile += grid.num_tiles
-    table = torch.tensor([row for row in rows if row[2] in views], device=features.device).view(-1, 9)
-
-    per_side = g // window
-    offsets = torch.arange(0, g, window, device=features.device)
-    row_offset, column_offset = (axis.flatten() for axis in torch.meshgrid(offsets, offsets, indexing="ij"))
-    first_row = (table[:, 3, None] + row_offset).flatten()
-    first_column = (table[:, 4, None] + column_offset).flatten()
-    of_tile = table.repeat_interleave(per_side**2, dim=0)
-    steps = torch.arange(window, device=features.device)
-    cell_row, cell_column = first_row[:, None] + steps, first_column[:, None] + steps
-    row_valid = (cell_row >= of_tile[:, 5, None]) & (cell_row < of_tile[:, 6, None])
-    column_valid = (cell_column >= of_tile[:, 7, None]) & (cell_column < of_tile[:, 8, None])
-    valid = row_valid[:, :, None] & column_valid[:, None, :]
-
-    shape = (len(table), per_side, window, per_side, window, features.shape[-1])
-    cells = features[table[:, 0]].view(shape).transpose(2, 3).flatten(0, 2)
-    choice = torch.where(valid.flatten(1).any(1), 0, DROPPED)
-    return Windows(cells, valid, of_tile[:, 0], of_tile[:, 1], of_tile[:, 2], first_row, first_column, choice)
-
-
 def _order_key(group: _Group, largest: Tensor) -> Tensor:
     """int64 [k], one number that sorts tokens by image, view and their order in the view."""
     key = group.image * 2 + group.view
@@ -122,14 +55,22 @@ def _order_key(group: _Group, largest: Tensor) -> Tensor:
     return key
 
 
+def _first_argmax(logits: Tensor) -> Tensor:
+    """int64 [W], the largest of [W, S], the first (finest) of equals; ``torch.argmax`` leaves ties open.
+
+    NaN equals nothing and gives the last.
+    """
+    before = (logits == logits.amax(-1, keepdim=True)).int().cumsum(-1).eq(0).sum(-1)
+    return before.clamp(max=logits.shape[-1] - 1)
+
+
 def _pooled_group(windows: Windows, chosen: Tensor, kernel: tuple[int, int], factor: Tensor | None) -> _Group:
     """Max-pool the chosen windows; pooled cells without a valid cell are left out."""
     window = windows.valid.shape[1]
     rows, columns = window // kernel[0], window // kernel[1]
     valid = windows.valid[chosen]
     blocks = (len(chosen), rows, kernel[0], columns, kernel[1])
-    cells = windows.cells[chosen].masked_fill(~valid[..., None], -torch.inf)
-    pooled = cells.view(*blocks, cells.shape[-1]).amax((2, 4))
+    pooled = max_of_cells(windows.cells[chosen].view(*blocks, windows.cells.shape[-1]))
     is_token = valid.view(blocks).any(4).any(2)
     tokens = pooled[is_token]
     which, row, column = is_token.nonzero(as_tuple=True)
@@ -147,8 +88,7 @@ def _pooled_group(windows: Windows, chosen: Tensor, kernel: tuple[int, int], fac
 def _raw_global_group(features: Tensor, grids: list[ImageGrid]) -> _Group:
     """The cells of the global views as they are, in raster order."""
     g = grids[0].cells_per_side
-    first_tiles = _first_tiles(grids, features.device)
-    tokens = features[first_tiles].flatten(0, 1)
+    tokens = features[first_tiles(grids, features.device)].flatten(0, 1)
     image = torch.arange(len(grids), device=features.device).repeat_interleave(g * g)
     cell = torch.arange(g * g, device=features.device).repeat(len(grids))
     row, column, zero = cell // g, cell % g, torch.zeros_like(cell)
@@ -195,12 +135,6 @@ def _in_reading_order(groups: list[_Group], num_images: int, windows: Windows) -
     )
 
 
-def _first_tiles(grids: list[ImageGrid], device: torch.device) -> Tensor:
-    """int64 [I], the tile that is each image's global view."""
-    counts = torch.tensor([grid.num_tiles for grid in grids], device=device)
-    return counts.cumsum(0) - counts
-
-
 def baseline_tokens(features: Tensor, newline: Tensor, grids: list[ImageGrid]) -> VisualTokens:
     """LLaVA-NeXT's tokens: every cell of the global view, every cell of the cropped map, a newline after each row.
 
@@ -218,28 +152,29 @@ class VisionSampler(nn.Module):
     def __init__(self, settings: dict[str, Any], cells_per_side: int):
         super().__init__()
         self.window: int = settings["window"]
-        self.kernels = [scale_kernel(scale) for scale in settings["scales"]]
+        self.scales: list[str] = settings["scales"]
         self.score_pooling: str = settings["score_pooling"]
         self.gate: str = settings["gate"]
         self.global_view: str = settings["global_view"]
-        self.selector = nn.Linear(cells_per_side**2, len(self.kernels))
+        self.selector = nn.Linear(cells_per_side**2, len(self.scales))
 
-    def _probabilities(self, windows: Windows, features: Tensor, grids: list[ImageGrid]) -> tuple[Tensor, Tensor]:
-        """float32 logits and probabilities [W, S] (Eq. 1 and 2), all in float32."""
-        mask = windows.valid[..., None]
+    def _probabilities(
+        self, windows: Windows, features: Tensor, grids: list[ImageGrid], offered: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """float32 logits and probabilities [W, S] of the offered scales (Eq. 1 and 2), all in float32."""
         if self.score_pooling == "max":
+            pooled = max_of_cells(windows.cells[:, None, :, None])[:, 0, 0].float()
             # A window without a valid cell is never read; zero keeps its score finite.
-            pooled = windows.cells.masked_fill(~mask, -torch.inf).amax((1, 2)).float()
             pooled = pooled.masked_fill(~windows.has_cells[:, None], 0.0)
         else:
-            total = (windows.cells.float() * mask).sum((1, 2))
+            total = windows.cells.float().masked_fill(~windows.valid[..., None], 0.0).sum((1, 2))
             pooled = total / windows.valid.sum((1, 2)).clamp(min=1)[:, None]
         # One product per tile: each tile's windows with the global view of its image.
         per_tile = (grids[0].cells_per_side // self.window) ** 2
         image_of_tile = windows.image[::per_tile]
-        context = features[_first_tiles(grids, features.device)].float()[image_of_tile]
+        context = features[first_tiles(grids, features.device)].float()[image_of_tile]
         score = pooled.view(-1, per_tile, pooled.shape[-1]) @ context.transpose(1, 2) / math.sqrt(pooled.shape[-1])
-        weight, bias = self.selector.weight.float(), self.selector.bias.float()
+        weight, bias = self.selector.weight[offered].float(), self.selector.bias[offered].float()
         logits = nn.functional.linear(score.flatten(0, 1), weight, bias)
         return logits, logits.softmax(-1)
 
@@ -251,25 +186,31 @@ class VisionSampler(nn.Module):
             return probability / probability.detach()
         return None
 
-    def forward(self, features: Tensor, newline: Tensor, grids: list[ImageGrid]) -> VisualTokens:
+    def forward(
+        self, features: Tensor, newline: Tensor, grids: list[ImageGrid], scales: Sequence[str] | None = None
+    ) -> VisualTokens:
         """Sample all images at once.
 
         Args:
             features: [t, g*g, C], for each image its global view and then its tiles in row order, after the projector.
             newline: [C], the embedding of a newline.
             grids: the grid of each image.
+            scales: those that a window may choose; the selector then answers for them alone. None: all that it was
+                trained with.
         """
+        offered = [i for i, scale in enumerate(self.scales) if scales is None or scale in scales]
         views = (GLOBAL_VIEW, LOCAL_MAP) if self.global_view == "compress" else (LOCAL_MAP,)
         windows = cut_windows(features, grids, self.window, views)
-        logits, probabilities = self._probabilities(windows, features, grids)
-        best = logits.argmax(-1)  # the first of equals, which is the finest
+        logits, probabilities = self._probabilities(windows, features, grids, offered)
+        best = _first_argmax(logits)
         factor = self._factor(probabilities.gather(1, best[:, None])[:, 0])
-        windows.choice = torch.where(windows.has_cells, best, DROPPED)
+        windows.choice = torch.where(windows.has_cells, torch.tensor(offered, device=best.device)[best], DROPPED)
 
         groups = [_newline_group(newline, grids, self.window, after_empty_rows=False)]
         if self.global_view == "keep":
             groups.append(_raw_global_group(features, grids))
-        for scale, kernel in enumerate(self.kernels):
+        for scale in offered:
+            kernel = scale_kernel(self.scales[scale])
             if kernel is not None:
                 chosen = (windows.choice == scale).nonzero()[:, 0]
                 groups.append(_pooled_group(windows, chosen, kernel, factor))

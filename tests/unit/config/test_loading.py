@@ -50,3 +50,12 @@ def test_mistakes_name_file_key_and_value(tmp_path, text, overrides, parts):
 def test_a_missing_base_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
         load_config(write(tmp_path / "run.yaml", "base: absent.yaml\n"))
+
+
+def test_off_needs_no_quotes(tmp_path):
+    """YAML 1.1 reads it as false."""
+    file = tmp_path / "run.yaml"
+    file.write_text("model:\n  text_sampler:\n    mode: off\n")
+    assert load_config(file).model.text_sampler.mode == "off"
+    assert load_config(None, ["model.text_sampler.mode=off"]).model.text_sampler.mode == "off"
+    assert load_config(None, ["model.vision_sampler.enabled=off"]).model.vision_sampler.enabled is False

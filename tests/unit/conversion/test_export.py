@@ -4,24 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import train_tokenizer
-from megatron_focus.conversion import export
 from megatron_focus.conversion.export import write_release
 from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf
 from megatron_focus.release.configuration_focus_llava import FocusLlavaConfig
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
-from tests.unit.conversion.tiny_facts import random_state, tiny_facts
+from tests.unit.conversion.tiny_facts import InMemory, random_state, tiny_facts
 from tests.unit.release import tiny_models as tiny
 
 USER_SCRIPT = r"""
@@ -109,7 +110,7 @@ def state(facts):
 @pytest.fixture(scope="module")
 def release(facts, state, tokenizer_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "release"
-    write_release(state, facts, tokenizer_folder, folder, torch.float32)
+    write_release(InMemory(state), facts, tokenizer_folder, folder, dtype=torch.float32)
     return folder
 
 
@@ -164,9 +165,10 @@ def test_files(release, facts, state):
     assert not list(release.parent.glob(".*"))
 
 
-def test_large_weights_are_split(facts, state, tokenizer_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "MAX_SHARD_SIZE", "200KB")
-    write_release(state, facts, tokenizer_folder, tmp_path / "out", torch.bfloat16)
+def test_large_weights_are_split(facts, state, tokenizer_folder, tmp_path):
+    write_release(
+        InMemory(state), facts, tokenizer_folder, tmp_path / "out", dtype=torch.bfloat16, max_shard_size="200KB"
+    )
     assert (tmp_path / "out" / "model.safetensors.index.json").exists()
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     model = FocusLlavaForConditionalGeneration.from_pretrained(tmp_path / "out", dtype="auto")
@@ -178,7 +180,7 @@ def test_large_weights_are_split(facts, state, tokenizer_folder, tmp_path, monke
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_tied_embeddings(family, facts, tokenizer_folder, tmp_path):
     tied = tiny_facts(family, tied=True, **vars(facts.tokens))
-    write_release(random_state(tied), tied, tokenizer_folder, tmp_path / "out", torch.float32)
+    write_release(InMemory(random_state(tied)), tied, tokenizer_folder, tmp_path / "out", dtype=torch.float32)
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
     model, report = FocusLlavaForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"]
@@ -186,12 +188,46 @@ def test_tied_embeddings(family, facts, tokenizer_folder, tmp_path):
 
 
 def test_refusals(release, facts, state, tokenizer_folder, tmp_path):
-    with pytest.raises(ValueError, match="exists; export writes to a new folder"):
-        write_release(state, facts, tokenizer_folder, release, torch.float32)
+    with pytest.raises(ValueError, match="exists; name a new folder"):
+        write_release(InMemory(state), facts, tokenizer_folder, release, dtype=torch.float32)
     wrong = tiny_facts(**vars(facts.tokens) | {"image_token_id": 3})
     with pytest.raises(ValueError, match="for <image>, the model 3"):
-        write_release(state, wrong, tokenizer_folder, tmp_path / "out", torch.float32)
+        write_release(InMemory(state), wrong, tokenizer_folder, tmp_path / "out", dtype=torch.float32)
     with pytest.raises(ValueError, match="missing image_newline"):
         partial = {name: tensor for name, tensor in state.items() if name != "image_newline"}
-        write_release(partial, facts, tokenizer_folder, tmp_path / "out", torch.float32)
+        write_release(InMemory(partial), facts, tokenizer_folder, tmp_path / "out", dtype=torch.float32)
+    with pytest.raises(ValueError, match="vision_sampler and text_sampler on"):
+        write_release(InMemory(state), facts, tokenizer_folder, tmp_path / "out", layout="llava-next")
+    with pytest.raises(ValueError, match=r"tokenizer .* ids, the model only 200"):
+        small = tiny_facts(**vars(facts.tokens))
+        small = replace(small, text=replace(small.text, vocab_size=200))
+        write_release(InMemory(state), small, tokenizer_folder, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_read_leaves_nothing(facts, state, tokenizer_folder, tmp_path):
+    class Broken(InMemory):
+        def read(self, name):
+            if name == "decoder.final_layernorm.weight":
+                raise ValueError("the checkpoint is truncated")
+            return super().read(name)
+
+    with pytest.raises(ValueError, match="truncated"):
+        write_release(Broken(state), facts, tokenizer_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_shards_are_what_safetensors_writes(facts, state, tokenizer_folder, tmp_path):
+    """Every file loads with the library, aligned, with the metadata that transformers looks for."""
+    write_release(InMemory(state), facts, tokenizer_folder, tmp_path / "out", max_shard_size="300KB")
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    total = 0
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        header = int.from_bytes(path.read_bytes()[:8], "little")
+        assert header % 8 == 0
+        tensors = load_file(path)
+        assert {index["weight_map"][name] for name in tensors} == {path.name}
+        with safe_open(path, "pt") as file:
+            assert file.metadata() == {"format": "pt"}
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    assert total == index["metadata"]["total_size"]

@@ -5,6 +5,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf, parameter_table
+from megatron_focus.conversion.tensor_layouts import to_megatron
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
 from tests.unit.conversion.tiny_facts import random_state, tiny_facts
 from tests.unit.release import tiny_models as tiny
@@ -69,7 +70,7 @@ def test_qkv_is_grouped_as_megatron_reads_it():
     table = {entry.megatron: entry for entry in parameter_table(facts)}
     entry = table["decoder.layers.0.self_attention.linear_qkv.weight"]
     q, k, v = torch.arange(64), 100 + torch.arange(32), 200 + torch.arange(32)
-    joint = entry.layout.to_megatron(tuple(rows[:, None].expand(-1, 64) for rows in (q, k, v)))[:, 0]
+    joint = to_megatron(entry.layout, entry.shape, [rows[:, None].expand(-1, 64) for rows in (q, k, v)])[:, 0]
     expected = [q[:32], k[:16], v[:16], q[32:], k[16:], v[16:]]
     assert torch.equal(joint, torch.cat(expected))
 

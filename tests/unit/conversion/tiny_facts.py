@@ -6,6 +6,7 @@ from torch import Tensor
 from data_pipeline.config import ImageGeometry
 from megatron_focus.conversion.model_facts import ModelFacts, TextFacts, TokenFacts, VisionFacts
 from megatron_focus.conversion.parameter_table import parameter_table
+from megatron_focus.conversion.tensor_source import TensorInfo
 from tests.unit.release import tiny_models as tiny
 
 VISION_SAMPLER = {
@@ -66,3 +67,16 @@ def random_state(facts: ModelFacts, seed: int = 0) -> dict[str, Tensor]:
         if name in state:
             state[name][facts.text.vocab_size :] = 0
     return state
+
+
+class InMemory:
+    """A source whose tensors are there already."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def infos(self) -> dict[str, TensorInfo]:
+        return {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name]

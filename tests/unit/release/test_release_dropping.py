@@ -55,6 +55,14 @@ def masked_oracle(
     return model.lm_head(decoder.norm(hidden)), kept, scores
 
 
+def embedded(model, inputs: dict[str, Tensor]) -> Tensor:
+    """[1, L, C], the embeddings of one row, cells at its placeholders."""
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
+    embeddings[0, inputs["input_ids"][0] == tiny.IMAGE] = torch.cat(features)
+    return embeddings
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
 @pytest.mark.parametrize("prompt", [tiny.ONE, tiny.TWO], ids=["one image", "two images"])
 @torch.no_grad()
@@ -67,10 +75,7 @@ def test_dropped_equals_masked(prompt, family):
     query = instruction_places(text, ids)
     assert tiny.TOKENIZER.decode(ids[query]) == text.split("<image>")[-1].split("<|eot_id|>")[0]
 
-    embeddings = model.get_input_embeddings()(inputs["input_ids"])
-    features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"]).pooler_output
-    embeddings[0, ids == tiny.IMAGE] = torch.cat(features)
-    logits, kept, scores = masked_oracle(model, embeddings, query, key, image)
+    logits, kept, scores = masked_oracle(model, embedded(model, inputs), query, key, image)
     assert 0 < int((~kept).sum()) < len(key)
 
     output = model(**inputs, output_selection=True)
@@ -84,6 +89,44 @@ def test_dropped_equals_masked(prompt, family):
     # float32 against float64 on float32 queries and keys: measured 3.5e-8 at most, scores are up to 0.6.
     torch.testing.assert_close(importance[~newline].double(), scores, atol=3e-7, rtol=0)
     assert torch.equal(torch.cat([s.kept for s in output.selection])[~newline], kept[key])
+
+
+@torch.no_grad()
+def test_dropped_equals_masked_in_a_ragged_batch():
+    """Every row of a batch padded on the left, against its own masked pass."""
+    model = tiny.focus_model(text={"layer": LAYER, "gamma": GAMMA})
+    prompts = [tiny.ONE, tiny.TWO]
+    output = model(**tiny.batch(prompts))
+    for row, prompt in enumerate(prompts):
+        text, sizes = prompt
+        inputs = tiny.batch([prompt])
+        ids = inputs["input_ids"][0]
+        key, image = visual_places(ids, model, sizes)
+        logits, kept, _ = masked_oracle(model, embedded(model, inputs), instruction_places(text, ids), key, image)
+        mine = output.input_positions[row] >= 0
+        assert int(mine.sum()) == int(kept.sum()) < len(ids)
+        # As above.
+        torch.testing.assert_close(output.logits[row, mine], logits[0, kept], atol=3e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_later_turn_sees_what_the_first_kept():
+    """A cached conversation equals the whole one with the first turn's dropped keys masked."""
+    model = tiny.focus_model(text={"layer": LAYER, "gamma": GAMMA})
+    text, sizes = tiny.ONE
+    inputs = tiny.batch([tiny.ONE])
+    first = len(inputs["input_ids"][0])
+    turn = torch.tensor([tiny.prompt_ids("a cat<|eot_id|>" + tiny.user("and its colour?") + tiny.ANSWER, [])])
+    cache = model(**inputs, use_cache=True).past_key_values
+    logits = model(input_ids=turn, past_key_values=cache).logits
+
+    whole = inputs | {"input_ids": torch.cat([inputs["input_ids"], turn], dim=1)}
+    key, image = visual_places(inputs["input_ids"][0], model, sizes)
+    query = instruction_places(text, inputs["input_ids"][0])
+    expected, kept, _ = masked_oracle(model, embedded(model, whole), query, key, image)
+    assert not bool(kept.all())
+    # As above.
+    torch.testing.assert_close(logits[0], expected[0, first:], atol=3e-5, rtol=0)
 
 
 @torch.no_grad()

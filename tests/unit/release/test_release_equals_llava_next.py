@@ -8,6 +8,8 @@ from tests.unit.release import tiny_models as tiny
 
 ODD_SIZES = [(57, 56), (13, 200), (200, 13), (111, 113), (97, 61), (33, 120), (3, 400), (400, 3), (56, 168)]
 
+TWO_TURNS = (tiny.user("hello") + tiny.assistant("hello, you") + tiny.user("how are you?") + tiny.ANSWER, [])
+
 
 def pair(family: str = "llama", **kwargs) -> tuple:
     stock = tiny.lively(LlavaNextForConditionalGeneration(tiny.stock_config(family, **kwargs)))
@@ -40,13 +42,38 @@ def test_logits_of_a_left_padded_batch(attention):
     assert torch.equal(output.input_positions, torch.arange(mask.shape[1]).expand(mask.shape).masked_fill(~mask, -1))
 
 
+@pytest.mark.parametrize("prompts", [[tiny.TWO], [tiny.ONE, tiny.TWO, tiny.TEXT]], ids=["single", "ragged batch"])
 @torch.no_grad()
-def test_generation():
+def test_generation(prompts):
     stock, ours = pair()
-    inputs = tiny.batch([tiny.ONE, tiny.TWO, tiny.TEXT])
-    for mode in ({"do_sample": False}, {"do_sample": False, "use_cache": False}):
+    inputs = tiny.batch(prompts)
+    greedy, sampled = {"do_sample": False}, {"do_sample": True, "top_k": 20}
+    for mode in (greedy, greedy | {"use_cache": False}, sampled):
+        torch.manual_seed(3)
         expected = stock.generate(**inputs, max_new_tokens=6, **mode)
+        torch.manual_seed(3)
         assert torch.equal(expected, ours.generate(**inputs, max_new_tokens=6, **mode))
+
+
+@pytest.mark.parametrize("samplers", [{}, {"vision": {}, "text": {}}], ids=["samplers off", "samplers on"])
+@pytest.mark.parametrize("prompts", [[tiny.TEXT], [tiny.TEXT, TWO_TURNS]], ids=["single", "ragged batch"])
+@torch.no_grad()
+def test_text_alone(prompts, samplers):
+    """Without an image there is nothing to sample, whatever the samplers are set to."""
+    stock = tiny.lively(LlavaNextForConditionalGeneration(tiny.stock_config()))
+    ours = tiny.focus_model(**samplers)
+    ours.load_state_dict(stock.state_dict(), strict=False)
+    inputs = tiny.batch(prompts)
+    mask = inputs["attention_mask"].bool()
+    position_ids = (mask.long().cumsum(1) - 1).clamp(min=0)
+    assert torch.equal(stock(**inputs, position_ids=position_ids).logits[mask], ours(**inputs).logits[mask])
+    form = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [tiny.IMAGE]}
+    assert torch.equal(stock.generate(**inputs, **form), ours.generate(**inputs, **form))
+
+
+@torch.no_grad()
+def test_beam_search():
+    stock, ours = pair()
     single = tiny.batch([tiny.ONE, tiny.TURNS])  # one image a row: stock beam search pairs several with wrong rows
     expected = stock.generate(**single, max_new_tokens=6, num_beams=3, do_sample=False)
     assert torch.equal(expected, ours.generate(**single, max_new_tokens=6, num_beams=3, do_sample=False))

@@ -23,16 +23,17 @@ MODES = {
 }
 
 
+@pytest.mark.parametrize("prompts", [[tiny.TWO], PROMPTS], ids=["single", "ragged batch"])
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
-def test_cache_equals_recomputation(model, mode):
-    inputs = tiny.batch(PROMPTS)
+def test_cache_equals_recomputation(model, mode, prompts):
+    inputs = tiny.batch(prompts)
     outputs = []
     for use_cache in (True, False):
         torch.manual_seed(0)
         outputs.append(model.generate(**inputs, max_new_tokens=6, use_cache=use_cache, **MODES[mode], **NO_IMAGE))
     assert torch.equal(*outputs)
-    prompt = inputs["input_ids"].repeat_interleave(len(outputs[0]) // len(PROMPTS), dim=0)
+    prompt = inputs["input_ids"].repeat_interleave(len(outputs[0]) // len(prompts), dim=0)
     assert torch.equal(outputs[0][:, : prompt.shape[1]], prompt)
 
 
@@ -44,22 +45,23 @@ def test_batch_equals_single(model, mode):
     assert torch.equal(together, torch.cat(alone))
 
 
+@pytest.mark.parametrize("prompts", [[tiny.TWO], PROMPTS], ids=["single", "ragged batch"])
 @torch.no_grad()
-def test_logits_step_by_step(model):
+def test_logits_step_by_step(model, prompts):
     """Each cached step gives the logits of a pass over everything."""
-    inputs = tiny.batch(PROMPTS)
+    inputs = tiny.batch(prompts)
     output = model(**inputs, use_cache=True)
     cache, logits = output.past_key_values, output.logits
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     for step in range(4):
-        token = torch.full((len(PROMPTS), 1), 60 + step)
+        token = torch.full((len(prompts), 1), 60 + step)
         ids, mask = torch.cat([ids, token], 1), torch.cat([mask, torch.ones_like(token)], 1)
         output = model(input_ids=token, attention_mask=mask, past_key_values=cache)
         logits, cache = output.logits[:, -1], output.past_key_values
         whole = model(**inputs | {"input_ids": ids, "attention_mask": mask}, use_cache=False)
         # Sums in another order: measured 3.7e-6 at most, logits are up to 6.
         torch.testing.assert_close(logits, whole.logits[:, -1], atol=3e-5, rtol=0)
-        assert output.input_positions.tolist() == [[ids.shape[1] - 1]] * len(PROMPTS)
+        assert output.input_positions.tolist() == [[ids.shape[1] - 1]] * len(prompts)
 
 
 @torch.no_grad()
@@ -96,6 +98,24 @@ def test_next_turn_continues_the_cache(text):
         logits = model(input_ids=token.view(1, 1), past_key_values=cache).logits
 
 
+@pytest.mark.parametrize("prompts", [[tiny.ONE], PROMPTS], ids=["single", "ragged batch"])
+@pytest.mark.parametrize("text", [None, {"gamma": 1.0}], ids=["text sampler off", "gamma of one"])
+@torch.no_grad()
+def test_continuing_equals_a_fresh_prompt(text, prompts):
+    """Where the first turn drops nothing, a longer conversation is the same with the earlier cache and without."""
+    model = tiny.focus_model(vision={}, text=text)
+    inputs = tiny.batch(prompts)
+    first = model.generate(**inputs, max_new_tokens=4, do_sample=False, return_dict_in_generate=True, **NO_IMAGE)
+    turn = torch.tensor([tiny.prompt_ids(tiny.user("and its colour?") + tiny.ANSWER, [])] * len(prompts))
+    ids = torch.cat([first.sequences, turn], dim=1)
+    added = ids.shape[1] - inputs["input_ids"].shape[1]
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
+    longer = inputs | {"input_ids": ids, "attention_mask": mask}
+    form = {"max_new_tokens": 4, "do_sample": False, **NO_IMAGE}
+    again = model.generate(**longer, past_key_values=first.past_key_values, **form)
+    assert torch.equal(again, model.generate(**longer, **form))
+
+
 @torch.no_grad()
 def test_images_of_a_later_turn_are_refused(model):
     inputs = tiny.batch([tiny.ONE])
@@ -111,12 +131,20 @@ def test_other_caches_and_assisted_generation_are_refused(model):
         ({"cache_implementation": "static"}, "cache_implementation 'static' is not supported"),
         ({"past_key_values": static}, "StaticCache; this model needs a FocusCache"),
         ({"past_key_values": DynamicCache()}, "DynamicCache; this model needs a FocusCache"),
+        ({"cache_implementation": "quantized"}, "cache_implementation 'quantized' is not supported"),
+        ({"cache_implementation": "offloaded"}, "cache_implementation 'offloaded' is not supported"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation is not supported"),
         ({"assistant_model": model}, "assisted generation is not supported"),
     ]
     for arguments, message in refusals:
         with pytest.raises(ValueError, match=message):
             model.generate(**inputs, max_new_tokens=3, **arguments)
+
+
+def test_continuous_batching_is_refused(model):
+    ids = tiny.batch([tiny.TEXT])["input_ids"].tolist()
+    with pytest.raises(ValueError, match="continuous batching"):
+        model.generate_batch(ids)
 
 
 def test_cache_follows_rows_and_forgets(model):
@@ -138,3 +166,4 @@ def test_generation_methods_still_exist_in_transformers():
     """The overridden methods are private to transformers: a version that renames them would silently skip ours."""
     assert hasattr(GenerationMixin, "_prepare_cache_for_generation")
     assert hasattr(GenerationMixin, "_expand_inputs_for_generation")
+    assert hasattr(GenerationMixin, "init_continuous_batching")

@@ -10,11 +10,14 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaNextConfig,
+    LlavaNextProcessor,
     MistralConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
+from megatron_focus.conversion.release_config import AUTO_MAP
 from megatron_focus.release.configuration_focus_llava import FocusLlavaConfig
 from megatron_focus.release.image_geometry import image_grid
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
@@ -132,6 +135,29 @@ def lively(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 def focus_model(family: str = "llama", vision=None, text=None, seed: int = 0, **kwargs):
     return lively(FocusLlavaForConditionalGeneration(focus_config(family, vision, text, **kwargs)), seed)
+
+
+def write_release(folder) -> FocusLlavaForConditionalGeneration:
+    """The files of a release, of a small model with both samplers; returns the model."""
+    model = focus_model(vision={}, text={})
+    model.config.auto_map = AUTO_MAP
+    model.generation_config.pad_token_id = PAD
+    model.generation_config.suppress_tokens = [IMAGE]
+    model.save_pretrained(folder)  # with the code beside it
+    image_processor = LlavaNextImageProcessorPil(
+        size={"shortest_edge": TILE},
+        crop_size={"height": TILE, "width": TILE},
+        image_grid_pinpoints=PINPOINTS,
+    )
+    LlavaNextProcessor(
+        image_processor=image_processor,
+        tokenizer=tiny_tokenizer(),
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT_TEMPLATE,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    return model
 
 
 def prompt_ids(text: str, image_sizes: list[tuple[int, int]]) -> list[int]:

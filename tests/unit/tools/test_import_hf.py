@@ -1,0 +1,257 @@
+"""The import tool as a user runs it: what it writes, and what it says of input that cannot be imported."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megatron_focus.config.loading import load_config
+from megatron_focus.conversion.checkpoint_reader import CheckpointTensors
+from tests.unit.conversion import hf_folders
+from tests.unit.conversion.hf_folders import OVERRIDES, ROWS
+from tools.export_hf import main as export_hf
+from tools.import_hf import main
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A language model in shards, a tower, a LLaVA-NeXT and a prepared tokenizer."""
+    folder = tmp_path_factory.mktemp("published")
+    hf_folders.write_language_model(folder / "llm", "llama", max_shard_size="60KB")
+    hf_folders.write_tower(folder / "clip")
+    hf_folders.write_llava_next(folder / "llava")
+    hf_folders.write_tokenizer(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def folders(published, tmp_path):
+    """A copy to spoil."""
+    shutil.copytree(published, tmp_path / "in")
+    return tmp_path / "in"
+
+
+def parts(folders, *more):
+    out = folders.parent / "out"
+    sources = ["--llm", str(folders / "llm"), "--vision", str(folders / "clip")]
+    return [*sources, "--tokenizer", str(folders / "tokenizer"), "--output", str(out), "--quiet", *OVERRIDES, *more]
+
+
+def llava(folders, *more):
+    out = folders.parent / "out"
+    return ["--model", str(folders / "llava"), "--output", str(out), "--quiet", *OVERRIDES, *more]
+
+
+def refused(arguments, folders, capsys, *words):
+    """Exit code, one clear sentence, and nothing left behind."""
+    before = {path.name for path in folders.parent.iterdir()}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    for word in words:
+        assert str(word) in message
+    assert {path.name for path in folders.parent.iterdir()} == before
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in changes.items():
+        section = config
+        *outer, last = key.split("__")
+        for name in outer:
+            section = section[name]
+        section[last] = value
+    path.write_text(json.dumps(config))
+
+
+def test_what_it_writes(folders, capsys):
+    base = folders.parent / "base.yaml"
+    assert main(parts(folders, "--write-config", str(base), "--dtype", "bf16", "model.vision_sampler.window=2",
+                      "model.vision_sampler.scales=[1x1,2x2]")) == 0  # fmt: skip
+    said = capsys.readouterr().out
+    assert f"vocabulary of {ROWS + 2} (2 new)" in said and "vision_sampler.selector.weight" in said
+    out = folders.parent / "out"
+    config, full = load_config(base), load_config(out / "iter_0000000" / "config.yaml")
+    assert config.model == full.model
+    assert config.model.language.num_query_groups == 2 and config.model.language.vocab_size == ROWS + 2
+    assert config.model.vision_sampler.window == 2
+    assert (config.checkpoint.pretrained, config.training.precision) == (str(out.resolve()), "bf16")
+    assert (config.data.tokenizer, config.data.chat_template) == (str((folders / "tokenizer").resolve()), "llama3")
+    assert "sections" not in base.read_text() and "optimizer" not in base.read_text()
+    tensors = CheckpointTensors(out / "iter_0000000")
+    assert {info.dtype for info in tensors.infos().values()} == {torch.bfloat16}
+    embedding = tensors.read("embedding.word_embeddings.weight")
+    assert embedding.shape == (384, 64) and not embedding[ROWS + 2 :].any() and embedding[ROWS + 1].any()
+
+
+def test_the_same_seed_draws_the_same(published, tmp_path):
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        arguments = ["--model", str(published / "llava"), "--output", str(tmp_path / name), "--quiet", *OVERRIDES]
+        assert main([*arguments, f"training.seed={seed}"]) == 0
+        drawn.append(CheckpointTensors(tmp_path / name / "iter_0000000").read("vision_sampler.selector.weight"))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_existing_output(folders, capsys):
+    (folders.parent / "out").mkdir()
+    refused(parts(folders), folders, capsys, folders.parent / "out", "exists")
+    (folders.parent / "base.yaml").write_text("")
+    arguments = parts(folders, "--write-config", str(folders.parent / "base.yaml"))
+    refused(arguments, folders, capsys, "base.yaml exists")
+
+
+def test_truncated_shard(folders, capsys):
+    shard = sorted((folders / "llm").glob("*.safetensors"))[3]
+    os.truncate(shard, shard.stat().st_size - 100)
+    refused(parts(folders), folders, capsys, shard, "truncated")
+
+
+def test_missing_shard(folders, capsys):
+    shard = sorted((folders / "llm").glob("*.safetensors"))[2]
+    shard.unlink()
+    refused(parts(folders), folders, capsys, "model.safetensors.index.json", shard.name, "missing")
+
+
+def test_index_names_a_tensor_in_the_wrong_file(folders, capsys):
+    path = folders / "llm" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    names = list(index["weight_map"])
+    index["weight_map"]["model.norm.weight"] = index["weight_map"][names[0]]
+    path.write_text(json.dumps(index))
+    refused(parts(folders), folders, capsys, path, "model.norm.weight")
+    path.write_text("{}")
+    refused(parts(folders), folders, capsys, path, "weight_map")
+
+
+def test_missing_and_left_over_tensors_are_listed(folders, capsys):
+    path = folders / "clip" / "model.safetensors"
+    tensors = load_file(path)
+    begin = "vision_model." if any(name.startswith("vision_model.") for name in tensors) else ""
+    tensors["strange"] = tensors.pop(f"{begin}pre_layrnorm.bias")
+    name = f"{begin}encoder.layers.1.mlp.fc1.weight"
+    tensors[name] = tensors[name].to(torch.int8)
+    save_file(tensors, path)
+    tower = "model.vision_tower"
+    words = (
+        f"missing {tower}.pre_layrnorm.bias",
+        "left over",
+        "strange",
+        f"{tower}.encoder.layers.1.mlp.fc1.weight is",
+    )
+    refused(parts(folders), folders, capsys, *words)
+
+
+def test_pickled_weights(folders, capsys):
+    (folders / "clip" / "model.safetensors").rename(folders / "clip" / "pytorch_model.bin")
+    refused(parts(folders), folders, capsys, "pytorch_model.bin", "a pickle", "save_pretrained")
+    (folders / "clip" / "pytorch_model.bin").unlink()
+    refused(parts(folders), folders, capsys, "has neither model.safetensors nor")
+
+
+@pytest.mark.parametrize(
+    ("folder", "changes", "words"),
+    [
+        ("llm", {"model_type": "gpt2"}, ("model_type 'gpt2'", "llama")),
+        ("llm", {"hidden_act": "gelu"}, ("config.json", "hidden_act is 'gelu'")),
+        ("llm", {"attention_bias": True}, ("attention_bias is True",)),
+        ("llm", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, ("is 'linear'",)),
+        ("clip", {"model_type": "siglip"}, ("model_type 'siglip'", "CLIP")),
+        ("clip", {"hidden_act": "gelu"}, ("hidden_act is 'gelu'",)),
+    ],
+)  # fmt: skip
+def test_wrong_architecture(folders, capsys, folder, changes, words):
+    change_config(folders / folder, **changes)
+    refused(parts(folders), folders, capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vision_config__hidden_size": 64}, ("linear_1.weight has shape (64, 32), expected (64, 64)",)),
+        ({"vision_config__patch_size": 7}, ("patch_embedding.weight has shape", "position_embedding.weight has")),
+        ({"vision_feature_layer": -1}, ("vision_feature_layer is -1",)),
+        ({"text_config__num_hidden_layers": 5}, ("missing model.language_model.layers.4.mlp.down_proj.weight",)),
+    ],
+)
+def test_llava_next_whose_parts_do_not_fit(folders, capsys, changes, words):
+    change_config(folders / "llava", **changes)
+    refused(llava(folders), folders, capsys, *words)
+
+
+def test_tokenizers_that_do_not_fit(folders, capsys):
+    hf_folders.own_tokenizer().save_pretrained(folders / "bare")
+    arguments = [str(folders / "bare") if a == str(folders / "tokenizer") else a for a in parts(folders)]
+    refused(arguments, folders, capsys, folders / "bare", "tools/prepare_tokenizer.py")
+
+    path = folders / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    tokens = content["model"]["vocab"]
+    tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
+    path.write_text(json.dumps(content))
+    refused(parts(folders), folders, capsys, folders / "tokenizer", "2 tokens differ, the first is 'a'")
+
+
+def test_tokenizer_larger_than_the_vocabulary(folders, capsys):
+    hf_folders.write_language_model(folders / "small", "llama", vocab_size=200)
+    (folders / "small" / "tokenizer.json").unlink()
+    arguments = [str(folders / "small") if a == str(folders / "llm") else a for a in parts(folders)]
+    refused(arguments, folders, capsys, f"has {ROWS + 2} tokens", "200 rows", "model.language.vocab_size")
+    assert main([*arguments, f"model.language.vocab_size={ROWS + 2}"]) == 0
+
+
+def test_overrides_that_contradict(folders, capsys):
+    refused(parts(folders, "model.language.hidden_size=32"), folders, capsys, "hidden_size=32", "64")
+    refused(parts(folders, "model.language.vocab_size=100"), folders, capsys, "cut off")
+    refused(parts(folders, "model.text_sampler.layer=9"), folders, capsys, "model.text_sampler.layer=9")
+    refused(parts(folders, "model.nothing=9"), folders, capsys, "model.nothing")
+
+
+def test_command_line(folders, capsys):
+    for arguments in (
+        ["--output", "out"],
+        ["--output", "out", "--llm", "a"],
+        ["--output", "o", "--llm", "a", "--vision", "b"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    capsys.readouterr()
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from {module} import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def limited(module, arguments):
+    """Run in a process whose files may not grow beyond 20 kB, as on a full disk."""
+    command = [sys.executable, "-c", LIMITED.format(module=module), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_no_space(folders):
+    before = {path.name for path in folders.parent.iterdir()}
+    run = limited("tools.import_hf", parts(folders))
+    assert run.returncode == 2, run.stderr
+    assert "error:" in run.stderr and "File too large" in run.stderr and "Traceback" not in run.stderr
+    assert {path.name for path in folders.parent.iterdir()} == before
+
+    assert main(parts(folders)) == 0
+    release = folders.parent / "release"
+    arguments = ["--checkpoint", str(folders.parent / "out"), "--output", str(release)]
+    run = limited("tools.export_hf", arguments)
+    assert run.returncode == 2, run.stderr
+    assert "error:" in run.stderr and "File too large" in run.stderr and "Traceback" not in run.stderr
+    assert {path.name for path in folders.parent.iterdir()} == before | {"out"}
+    assert export_hf([*arguments, "--quiet"]) == 0
