@@ -35,8 +35,8 @@ _FOCUS = """\
 `model(**inputs, output_selection=True).selection` says for every image which scale each window got, which cells each
 token covers, how important the instruction finds it, and whether it was kept.
 
-`generate(..., return_dict_in_generate=True, output_selection=True)` as well. `model.set_samplers(gamma=0.7, text_layer=4)` changes
-how much is kept, without reloading.
+`generate(..., return_dict_in_generate=True, output_selection=True)` as well. `model.set_samplers(gamma=0.7,
+text_layer=4)` changes how much is kept, without reloading.
 
 Limits: no static or quantized cache, no assisted generation; images can only be given with the first tokens of a cache;
 attention by `sdpa`, `eager` or `flash_attention_2`.
