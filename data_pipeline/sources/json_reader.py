@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 CHUNK_BYTES = 1 << 20
 _DECODER = json.JSONDecoder()
+_NUMBER = re.compile(r"[0-9.eE+-]*")
 _WHITESPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_TOKEN = 16
 """Characters; an error that close to the end of what was read may be a word or an escape that goes on."""
@@ -111,7 +112,9 @@ class JsonReader:
             except ValueError as error:  # a number of thousands of digits
                 raise self._broken(str(error)) from error
             else:
-                if end < len(self.text) or self.ended:  # otherwise a number may go on
+                number = _NUMBER.match(self.text, end)
+                assert number is not None
+                if number.end() < len(self.text) or self.ended:  # otherwise a number may go on: 0, 0., 0.5
                     begin = self.byte
                     self._advance(end)
                     if self.byte - begin > self.max_bytes:

@@ -36,7 +36,13 @@ def start(arguments, folder, num_shards):
     """The tool in a process group of its own, once it has completed some shards."""
     command = [sys.executable, "-m", "tools.prepare_data", *arguments, str(folder)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests that a shell runs in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while len(complete_shards(folder)) < num_shards:
         assert process.poll() is None, process.communicate()

@@ -3,7 +3,7 @@ import multiprocessing
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_pipeline.sources import json_reader
@@ -30,6 +30,7 @@ def scan(file, text, **options):
     ascii=st.booleans(),
     chunk=st.integers(1, 40),
 )
+@example(values=[0.0, -1e-5, 10], indent=None, ascii=False, chunk=1)
 def test_equals_json_load_wherever_the_chunks_end(tmp_path_factory, values, indent, ascii, chunk):
     folder = tmp_path_factory.mktemp("records")
     with pytest.MonkeyPatch.context() as patch:
