@@ -35,7 +35,7 @@ EXTRAS = {
     # Data sets behind URLs.
     "remote": ["fsspec[http]>=2026.1", "s3fs>=2026.1"],
     "quickstart": ["scikit-image==0.26.0"],
-    # aiohttp serves, s3fs and moto stand for S3.
+    # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format.
     "test": [
         "pytest==9.2.0",
         "hypothesis==6.170.15",
@@ -43,6 +43,8 @@ EXTRAS = {
         "aiohttp",
         "s3fs>=2026.1",
         "moto[server]>=5",
+        "llama-models==0.3.0",
+        "tiktoken>=0.14",
     ],
     "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4"],
 }

@@ -1,15 +1,8 @@
 import os
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-
-def _runs(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+from tests.processes import all_end
 
 
 def test_processes_end_after_their_parent_was_killed(tmp_path):
@@ -35,7 +28,4 @@ def test_processes_end_after_their_parent_was_killed(tmp_path):
     ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
     children = [int(pid) for pid in ended.stdout.split()]
     assert len(children) == 2 and ended.stderr == ""
-    deadline = time.monotonic() + 10
-    while any(_runs(pid) for pid in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert all_end(children, within=10)

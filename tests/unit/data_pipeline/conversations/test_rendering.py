@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_models.datatypes import RawMessage, StopReason
+from llama_models.llama3 import tokenizer as llama3_tokenizer
+from llama_models.llama3.chat_format import ChatFormat
+from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -298,21 +302,9 @@ def test_ends_of_answers():
     }
 
 
-def llama3_file():
-    """Meta's own tokenizer file, from the PyPI package llama-models."""
-    spec = importlib.util.find_spec("llama_models")
-    if spec is None or importlib.util.find_spec("tiktoken") is None:
-        pytest.skip("needs the packages llama-models and tiktoken")
-    return Path(spec.submodule_search_locations[0]) / "llama3" / "tokenizer.model"
-
-
 def test_llama3_equals_metas_own_encoder():
     """Ids of a conversation, also one whose texts look like special tokens, against Meta's chat format."""
-    file = llama3_file()
-    from llama_models.datatypes import RawMessage, StopReason
-    from llama_models.llama3.chat_format import ChatFormat
-    from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
-
+    file = Path(llama3_tokenizer.__file__).with_name("tokenizer.model")
     theirs = MetaTokenizer(file)
     special = sorted(theirs.special_tokens, key=theirs.special_tokens.get)
     backend = TikTokenConverter(str(file), pattern=LLAMA3_PATTERN, extra_special_tokens=special).converted()

@@ -1,0 +1,91 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.processes import all_end
+from tests.unit.data_pipeline.loading.loader_steps import same_steps, steps
+
+
+def test_trainer_random_state_is_left_alone(make):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    steps(make(num_workers=1), 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 8), (6, 12)])
+def test_what_is_read_ahead(make, workers, expected):
+    """The rows of the next step, or two a worker, whatever the number of steps planned."""
+    loader = make(num_workers=workers, prefetch_steps=20, batch=24, packing_estimate="baseline")
+    for _ in range(3):
+        assert len(loader.next_step().rows) == 8
+        assert sum(len(step.pending) for step in loader._steps) == expected
+        loader.step_done(400, 1000)
+
+
+def test_tensors_do_not_keep_file_descriptors_open(make):
+    loader = make(num_workers=1, batch=24)
+    loader.next_step()
+    loader.step_done(400, 1000)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [batch for batch, _ in steps(loader, 6)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 8 < before + sum(len(batch.rows) for batch in kept)
+
+
+def test_workers_leave_signals_to_the_trainer(make):
+    """A scheduler's warning goes to every process of a job; the trainer still gets the batches it asks for."""
+    loader = make(num_workers=2)
+    got = steps(loader, 1)
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        # From another process, as the scheduler's are.
+        subprocess.run(["kill", "-USR1", str(worker.pid)], check=True)
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        subprocess.run(["kill", "-INT", str(worker.pid)], check=True)
+    got += steps(loader, 8)
+    assert same_steps(got, steps(make(), 9))
+    loader.close()
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_trainer_can_end_a_worker(make):
+    """What multiprocessing does at exit with workers that are left over, for instance after an exception."""
+    steps(make(num_workers=1), 1)
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(timeout=20)
+    assert worker.exitcode == 0
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(make):
+    loader = make(num_workers=1)
+    steps(loader, 1)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    with pytest.raises(RuntimeError, match=r"a reading process died.*use fewer data\.num_workers"):
+        steps(loader, 20)
+
+
+def test_workers_end_with_a_killed_trainer(config, tmp_path):
+    """After kill -9 nobody tells them."""
+    script = tmp_path / "trainer.py"
+    script.write_text(
+        "import multiprocessing, os, signal\n"
+        "from data_pipeline.config import DataConfig, ImageGeometry\n"
+        "from data_pipeline.loading.loader import StepLoader\n"
+        f"loader = StepLoader(DataConfig(path={config.path!r}, tokenizer={config.tokenizer!r}, num_workers=2),\n"
+        "    ImageGeometry(), global_batch_size=2, data_parallel_rank=0, data_parallel_size=1)\n"
+        "loader.next_step()\n"
+        "print(*(child.pid for child in multiprocessing.active_children()), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    workers = [int(pid) for pid in ended.stdout.split()]
+    assert len(workers) == 2, ended.stderr
+    assert all_end(workers, within=15)
