@@ -99,7 +99,7 @@ class StepLoader:
         self.tiler = None if on_cpu else _tiler(data, geometry, device)
         self._steps: deque[_PlannedStep] = deque()
         self._decoding: deque[list[ReadRow]] = deque()
-        self._given = 0
+        self._given = False
 
     @property
     def state(self) -> LoaderState:
@@ -121,7 +121,7 @@ class StepLoader:
             SampleError: a sample cannot be used and ``data.on_bad_sample`` is ``error``; names shard, sample, reason.
             RuntimeError: a reading process died.
         """
-        assert self._given == 0, "step_done comes first"
+        assert not self._given, "step_done comes first"
         started = time.perf_counter()
         self._plan_ahead()
         step = self._steps[0]
@@ -136,7 +136,7 @@ class StepLoader:
             report.samples_by_source += row.report.samples_by_source
             report.skipped += row.report.skipped
         self._steps.popleft()
-        self._given = 1
+        self._given = True
         waited = time.perf_counter() - started
         return StepBatch(rows=rows or [self._filler()], report=report, wait_seconds=waited)
 
@@ -147,8 +147,8 @@ class StepLoader:
             kept: visual tokens that entered the language model in this step, over all ranks.
             baseline: visual tokens that LLaVA-NeXT would have used.
         """
-        assert self._given == 1, "next_step comes first"
-        self._given = 0
+        assert self._given, "next_step comes first"
+        self._given = False
         self._place += self.planner.global_batch_size
         self.estimate.measured(kept, baseline)
         return self.state

@@ -31,7 +31,9 @@ class OrderSettings:
 
     def changes(self, other: dict[str, Any]) -> list[str]:
         """For messages: the settings in which ``other``, a dictionary of the same fields, differs."""
-        return [f"{key} is {value}, was {other.get(key)}" for key, value in asdict(self).items() if value != other[key]]
+        return [
+            f"{key} is {value}, was {other.get(key)}" for key, value in asdict(self).items() if value != other.get(key)
+        ]
 
 
 class SampleOrder:
