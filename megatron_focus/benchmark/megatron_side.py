@@ -19,8 +19,9 @@ from megatron_focus.samplers.draws import draw
 from megatron_focus.samplers.window_plan import plan_windows
 from megatron_focus.training.balance_loss import balance_coefficient
 from megatron_focus.training.batch import StepInputs, on_device
+from megatron_focus.training.build import build_trainable
 from megatron_focus.training.step import train_step
-from megatron_focus.training.trainer import build_trainable
+from megatron_focus.training.step_guard import StepGuard
 
 _ROW_BUDGET = 6144
 """Only for the count of rows that are too full, which is not looked at here."""
@@ -71,7 +72,7 @@ class MegatronSide:
             wait_seconds=None,
         )
         parts, recorder = self.parts, StepRecorder(model, _ROW_BUDGET)
-        metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, self.device)
+        metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, self.device, StepGuard())
         return work_of(metrics.totals, self.preset, setting, training=True)
 
     def prefill_work(self, setting: Setting) -> Work:

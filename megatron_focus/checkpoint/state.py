@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel
@@ -17,15 +16,12 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 
 from data_pipeline.loading.steps import LoaderState
+from megatron_focus.checkpoint.saver import CONFIG_FILE, CheckpointSaver
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
 
-CONFIG_FILE = "config.yaml"
-"""The resolved configuration, beside the tensors."""
-
 _EXTRA_STATE = "_extra_state"
-_FORMAT = ("torch_dist", 1)
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
@@ -40,6 +36,10 @@ class TrainState:
     """State of the loader after the last consumed batch; None before the first."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Samples left out so far, by reason."""
+    skipped_steps: int = 0
+    """Steps whose update was not applied."""
+    usual_loss: float | None = None
+    """Running mean of the loss over applied steps, against which a spike is seen."""
 
 
 @dataclass(kw_only=True)
@@ -51,33 +51,32 @@ class Trainable:
     scheduler: OptimizerParamScheduler
 
 
-def save_checkpoint(
-    store: CheckpointStore, parts: Trainable, state: TrainState, config_yaml: str, keep_last: int
-) -> Path:
-    """Write a checkpoint of ``state.iteration`` aside and switch to it once it is complete (collective)."""
-    target = store.begin(state.iteration)
+def start_checkpoint(saver: CheckpointSaver, parts: Trainable, state: TrainState, config_yaml: str) -> None:
+    """Begin to write a checkpoint of ``state.iteration``; ``saver.poll`` tells when it is complete (collective).
+
+    Raises:
+        SaveError: its folder cannot be written.
+    """
     (model, optimizer) = _sharded(parts, is_loading=False)
     content = model | {
         "optimizer": optimizer,
         "opt_param_scheduler": parts.scheduler.state_dict(),
         "train_state": asdict(state),
     }
-    dist_checkpointing.save(content, str(target), _FORMAT, content_metadata=_OPTIMIZER_FORMAT)
-    _write_config(target, config_yaml)
-    return store.commit(state.iteration, keep_last)
-
-
-def _write_config(folder: Path, config_yaml: str) -> None:
-    if torch.distributed.get_rank() == 0:
-        (folder / CONFIG_FILE).write_text(config_yaml)
+    saver.start(content, state.iteration, config_yaml, metadata=_OPTIMIZER_FORMAT)
 
 
 def save_weights(store: CheckpointStore, chunks: list[DistributedDataParallel], config_yaml: str) -> Path:
-    """Write the weights alone, as iteration 0: what a run starts from (``checkpoint.pretrained``) (collective)."""
-    target = store.begin(0)
-    dist_checkpointing.save(_sharded_model(chunks), str(target), _FORMAT)
-    _write_config(target, config_yaml)
-    return store.commit(0, keep_last=0)
+    """Write the weights alone, as iteration 0: what a run starts from (``checkpoint.pretrained``) (collective).
+
+    Raises:
+        SaveError: the folder cannot be written.
+    """
+    saver = CheckpointSaver(store, keep_last=0)
+    saver.start(_sharded_model(chunks), 0, config_yaml)
+    saved = saver.wait()
+    assert saved is not None
+    return saved
 
 
 def check_same_schedule(folder: Path, config: RunConfig) -> None:

@@ -1,24 +1,42 @@
 """Folders of checkpoints that are either complete or not there.
 
-A checkpoint is written into ``iter_0000500.partial`` and renamed to ``iter_0000500`` when every rank has finished, so a
-kill at any moment leaves the last complete one usable. Rank 0 alone touches names.
+A checkpoint is written into ``iter_0000500.partial-LIFE`` and renamed to ``iter_0000500`` when every rank has finished,
+so a kill at any moment leaves the last complete one usable. Rank 0 alone touches names.
+
+A life is one start of a job. A node that lost its connection may go on running while the job is started again
+elsewhere; the file ``owner`` names the life that may write, and every writer looks before it renames.
 """
 
+import os
 import re
 import shutil
+import uuid
 from pathlib import Path
 
-import torch
+from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
 
 _COMPLETE = re.compile(r"iter_(\d{7,})")
-_PARTIAL = ".partial"
+_LIFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_PARTIAL = ".partial-"
+_OWNER = "owner"
+_ROOM = 4 * 2**20  # bytes; more than all plain values of a checkpoint
 
 
 class CheckpointStore:
-    """The checkpoints of one run."""
+    """The checkpoints of one run.
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    Args:
+        folder: where they are.
+        life: name of this start of the job, the same on all ranks; None for a writer that competes with nobody.
+
+    Raises:
+        ValueError: ``life`` cannot be part of a file's name.
+    """
+
+    def __init__(self, folder: str | Path, life: str | None = None) -> None:
+        if life is not None and not _LIFE.fullmatch(life):
+            raise ValueError(f"life {life!r}: use letters, digits, '.', '_' and '-', at most 100")
+        self.folder, self.life = Path(folder), life
 
     def path(self, iteration: int) -> Path:
         """Folder of a complete checkpoint."""
@@ -36,37 +54,73 @@ class CheckpointStore:
         iterations = self.iterations()
         return self.path(iterations[-1]) if iterations else None
 
+    def take_over(self) -> None:
+        """Become the folder's owner: lives before this one can complete no more checkpoints (collective).
+
+        Raises:
+            SaveError: the folder cannot be written.
+        """
+        on_rank_0(self._write_owner)
+
     def begin(self, iteration: int) -> Path:
-        """An empty folder to write into, on every rank. Left-overs of killed writers are removed.
+        """An empty folder to write into, on every rank. Left-overs of killed writers are removed (collective).
 
         Raises:
             ValueError: the checkpoint exists already.
+            SaveError: the folder cannot be written, or belongs to a later life.
         """
-        if self.path(iteration).exists():
+        if on_rank_0(lambda: self.path(iteration).exists()):
             raise ValueError(f"{self.path(iteration)} exists already; nothing is written over a checkpoint")
-        torch.distributed.barrier()  # every rank has looked before the folder can appear
-        partial = _partial(self.path(iteration))
-        if torch.distributed.get_rank() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for stale in self.folder.glob(f"iter_*{_PARTIAL}"):
-                shutil.rmtree(stale)
-            partial.mkdir()
-        torch.distributed.barrier()
-        return partial
+        return on_rank_0(lambda: self._make_partial(iteration))
 
-    def commit(self, iteration: int, keep_last: int) -> Path:
-        """Make the checkpoint visible, then remove those beyond the newest ``keep_last`` (0 keeps all)."""
+    def commit(self, partial: Path, iteration: int, keep_last: int) -> Path:
+        """Make the checkpoint visible, then remove those beyond the newest ``keep_last`` (0 keeps all). Rank 0 only.
+
+        Raises:
+            SaveError: the folder belongs to a later life.
+        """
+        self._check_owner()
         final = self.path(iteration)
-        torch.distributed.barrier()
-        if torch.distributed.get_rank() == 0:
-            _partial(final).rename(final)
-            for old in self.iterations()[:-keep_last] if keep_last else []:
-                # Renamed first: a kill in the middle must not leave half of something that looks complete.
-                self.path(old).rename(_partial(self.path(old)))
-                shutil.rmtree(_partial(self.path(old)))
-        torch.distributed.barrier()
+        partial.rename(final)
+        for old in self.iterations()[:-keep_last] if keep_last else []:
+            # Renamed first: a kill in the middle must not leave half of something that looks complete.
+            removed = self.path(old).rename(self._partial(old))
+            shutil.rmtree(removed)
         return final
 
+    def set_aside(self, iteration: int) -> Path:
+        """Rename a checkpoint that cannot be used, so that it is neither loaded nor counted again. Rank 0 only."""
+        damaged = self.path(iteration).with_name(f"{self.path(iteration).name}.damaged-{uuid.uuid4().hex[:8]}")
+        return self.path(iteration).rename(damaged)
 
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + _PARTIAL)
+    def _partial(self, iteration: int) -> Path:
+        path = self.path(iteration)
+        return path.with_name(f"{path.name}{_PARTIAL}{self.life or uuid.uuid4().hex[:8]}")
+
+    def _write_owner(self) -> None:
+        assert self.life is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f"{_OWNER}.{self.life}"
+        aside.write_text(self.life)
+        aside.replace(self.folder / _OWNER)
+
+    def _check_owner(self) -> None:
+        owner = self.folder / _OWNER
+        if self.life is not None and (now := owner.read_text()) != self.life:
+            raise SaveError(f"{self.folder} belongs to {now} now: this run ({self.life}) was started again elsewhere")
+
+    def _make_partial(self, iteration: int) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_owner()
+        for stale in self.folder.glob(f"iter_*{_PARTIAL}*"):
+            shutil.rmtree(stale, ignore_errors=True)  # an earlier life may still be writing into it
+        # A full disk is noticed here, by all ranks, and not where only the one that writes would learn of it.
+        room = self.folder / f"room.{self.life or uuid.uuid4().hex[:8]}"
+        try:
+            with room.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, _ROOM)
+        finally:
+            room.unlink(missing_ok=True)
+        partial = self._partial(iteration)
+        partial.mkdir(exist_ok=True)
+        return partial

@@ -69,6 +69,11 @@ class VisionSamplerConfig:
 
     enabled: bool = True
     """Off means LLaVA-NeXT's own visual tokens."""
+    method: str = "learned"
+    """``learned``: a selector chooses a scale for each region; ``heuristic``: the cells most similar to the global view
+    stay, the baseline of the supplement's section 6. It has no parameters, and needs ``scales: ["1x1"]``."""
+    heuristic_keep: float | None = None
+    """``heuristic`` only: share of an image's cells that stay, above 0 and at most 1."""
     window: int = 4
     """Side w of a region in cells: 1, 2, 4, 8 or 12, a divisor of the cells along a tile."""
     scales: list[str] = field(default_factory=lambda: ["1x1", "2x2", "4x4"])
@@ -182,6 +187,12 @@ class TrainingConfig:
     """``bf16`` (fp32 master weights and gradients) or ``fp32``."""
     seed: int = 1234
     """Seed of initial weights and of the random draws of the text-guided sampler."""
+    loss_spike_factor: float | None = None
+    """A step whose loss is above this many times the usual one is skipped, as one that is not finite always is."""
+    max_skipped_steps: int = 10
+    """Steps skipped one after another; at the next one the run stops and names the samples."""
+    step_timeout_minutes: float = 30.0
+    """A step, with what is saved or loaded beside it, that takes longer hangs: every rank writes its stacks and ends."""
 
 
 @dataclass(kw_only=True)
@@ -189,9 +200,9 @@ class CheckpointConfig:
     """Where the state goes and comes from."""
 
     save: str | None = None
-    """Folder of this run's checkpoints. A run that finds some there continues from the newest."""
+    """Folder of this run's checkpoints. A run that finds some there continues from the newest undamaged one."""
     save_interval: int = 500
-    """Steps between checkpoints; one is always written at the end."""
+    """Steps between checkpoints; one is always written at the end. Training goes on while they are written."""
     keep_last: int = 2
     """Checkpoints kept in ``save``; 0 keeps all."""
     pretrained: str | None = None

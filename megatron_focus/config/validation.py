@@ -11,7 +11,7 @@ from data_pipeline.config import DataConfig
 from data_pipeline.conversations.rendering import TEMPLATE_NAMES
 from data_pipeline.decoding.probe import MAX_IMAGE_PIXELS
 from data_pipeline.loading.ordering import SHUFFLES
-from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
+from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig, VisionSamplerConfig
 
 KERNELS = ("1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4")
 MODULES = ("vision_tower", "projector", "vision_sampler", "language_model")
@@ -93,6 +93,7 @@ def _size_problems(config: RunConfig) -> list[str]:
         **{f"data.source_weights.{source}": weight for source, weight in config.data.source_weights.items()},
         "data.seed": config.data.seed,
         "training.seed": training.seed,
+        "training.max_skipped_steps": training.max_skipped_steps,
         "checkpoint.keep_last": config.checkpoint.keep_last,
         "optimizer.clip_grad": config.optimizer.clip_grad,
         "optimizer.weight_decay": config.optimizer.weight_decay,
@@ -152,12 +153,14 @@ def _model_problems(model: ModelConfig) -> list[str]:
 def _vision_sampler_problems(model: ModelConfig) -> list[str]:
     sampler, problems = model.vision_sampler, []
     cells = model.image.cells_per_side
+    problems += _one_of("model.vision_sampler.method", sampler.method, ("learned", "heuristic"))
     problems += _one_of("model.vision_sampler.score_pooling", sampler.score_pooling, ("max", "mean"))
     problems += _one_of("model.vision_sampler.gate", sampler.gate, ("paper", "ste", "switch"))
     problems += _one_of("model.vision_sampler.global_view", sampler.global_view, ("compress", "keep", "drop"))
     problems += _one_of("model.vision_sampler.window", sampler.window, (1, 2, 4, 8, 12))
     if not sampler.enabled:
         return problems
+    problems += _heuristic_problems(sampler)
     if not set(sampler.scales) - {"discard"}:
         problems.append(f"model.vision_sampler.scales={sampler.scales} leaves no scale that keeps tokens")
     if sampler.window > 0 and cells % sampler.window:
@@ -189,6 +192,32 @@ def _vision_sampler_problems(model: ModelConfig) -> list[str]:
             f"model.vision_sampler.balance_weights={weights} must be one weight >= 0 a scale, "
             f"{len(sampler.scales)} in all, with the sum {len(sampler.scales)} (Eq. 10)"
         )
+    return problems
+
+
+def _heuristic_problems(sampler: VisionSamplerConfig) -> list[str]:
+    """The heuristic sampler keeps single cells, and has nothing that a selector has."""
+    keep = sampler.heuristic_keep
+    if sampler.method != "heuristic":
+        wrong = [f"model.vision_sampler.heuristic_keep={keep} belongs to model.vision_sampler.method=heuristic"]
+        return wrong if keep is not None else []
+    problems = []
+    # The sampler counts in parts per million.
+    if keep is None or not 1e-6 <= keep <= 1:
+        problems.append(
+            f"model.vision_sampler.method=heuristic needs model.vision_sampler.heuristic_keep, a share above 0 and at "
+            f"most 1; it is {keep}"
+        )
+    if sampler.scales != ["1x1"]:
+        problems.append(
+            f"model.vision_sampler.method=heuristic keeps single cells: set model.vision_sampler.scales to ['1x1'], "
+            f"not {sampler.scales}"
+        )
+    usual = VisionSamplerConfig()
+    for key in ("score_pooling", "gate", "balance_weights"):
+        value = getattr(sampler, key)
+        if value != getattr(usual, key):
+            problems.append(f"model.vision_sampler.{key}={value} belongs to model.vision_sampler.method=learned")
     return problems
 
 
@@ -348,6 +377,12 @@ def _training_problems(config: RunConfig) -> list[str]:
             "model.transformer_impl=transformer_engine attends packed rows in bf16 only; set training.precision=bf16, "
             "or model.transformer_impl=local"
         )
+    if training.loss_spike_factor is not None and training.loss_spike_factor <= 1:
+        problems.append(
+            f"training.loss_spike_factor={training.loss_spike_factor} must be above 1: it multiplies the usual loss"
+        )
+    if training.step_timeout_minutes <= 0:
+        problems.append(f"training.step_timeout_minutes={training.step_timeout_minutes} must be above 0")
     if not 0 <= optimizer.lr_warmup_fraction < 1:
         problems.append(f"optimizer.lr_warmup_fraction={optimizer.lr_warmup_fraction} must be in [0, 1)")
     if not 0 <= optimizer.min_lr <= optimizer.lr:

@@ -48,10 +48,13 @@ class StepMetrics:
     """Windows that chose each scale, by name."""
     samples_by_source: dict[str, int]
     row_budget: int
-    grad_norm: float
-    lr: float
-    seconds: float
     balance_loss_coeff: float
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    seconds: float = 0.0
+    """Duration of the step, its wait for data included."""
+    skipped: str | None = None
+    """Why the update was not applied; None where it was."""
 
     @property
     def loss(self) -> float:
@@ -171,8 +174,8 @@ class StepRecorder:
     def _add(self, name: str, value: float | Tensor) -> None:
         self.totals[name] = self.totals[name] + value
 
-    def finish(self, *, grad_norm: float, lr: float, seconds: float, device: torch.device) -> StepMetrics:
-        """Sum over all ranks (a collective over the world)."""
+    def over_all_ranks(self, device: torch.device) -> StepMetrics:
+        """The sums over all ranks (a collective over the world); what only the step knows is left at its default."""
         sampler = self.model.vision_sampler
         scales = sampler.scales if sampler.enabled else []
         counts = self.scale_counts if self.scale_counts is not None else torch.zeros(len(scales), device=device)
@@ -194,9 +197,6 @@ class StepRecorder:
             scale_counts={n: round(c) for n, c in zip(scales, scale_numbers, strict=True)},
             samples_by_source={n: round(c) for n, c in zip(self.sources, source_numbers, strict=True)},
             row_budget=self.row_budget,
-            grad_norm=grad_norm,
-            lr=lr,
-            seconds=seconds,
             balance_loss_coeff=sampler.balance_loss_coeff if sampler.enabled else 0.0,
         )
 

@@ -34,6 +34,7 @@ def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None
         f"MFU {mfu:.1%}" if mfu is not None else "",
         f"{metrics.seconds:.2f} s",
         f"{skipped:,} samples left out" if skipped else "",
+        f"SKIPPED: {metrics.skipped}" if metrics.skipped else "",
     ]
     return " | ".join(part for part in parts if part)
 
@@ -45,8 +46,13 @@ class TensorBoard:
         """``first_step`` hides what an interrupted run wrote for that step and later ones."""
         self.writer = SummaryWriter(folder, purge_step=first_step)
 
-    def write(self, step: int, metrics: StepMetrics, mfu: float | None, left_out: Mapping[str, int]) -> None:
-        """Write the scalars of training step ``step`` (from 1); ``left_out`` counts samples by reason so far."""
+    def write(
+        self, step: int, metrics: StepMetrics, mfu: float | None, left_out: Mapping[str, int], skipped_steps: int = 0
+    ) -> None:
+        """Write the scalars of training step ``step`` (from 1).
+
+        ``left_out`` counts samples by reason and ``skipped_steps`` the updates that were not applied, both so far.
+        """
         scalars = {
             "loss/lm": metrics.loss,
             "loss/balance": metrics.balance_loss,
@@ -58,6 +64,7 @@ class TensorBoard:
             "train/learning rate": metrics.lr,
             "train/microbatches": metrics.totals["microbatches"],
             "train/microbatches without a sample": metrics.totals["fillers"],
+            "train/skipped steps so far": float(skipped_steps),
             "train/samples": metrics.totals["samples"],
             "data/left out": metrics.totals["skipped"],
             "data/packing fill": metrics.packing_fill,

@@ -15,6 +15,7 @@ from torch import Tensor
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder, loss_tokens
 from megatron_focus.training.batch import StepInputs
+from megatron_focus.training.step_guard import StepGuard
 
 
 def train_step(
@@ -24,9 +25,10 @@ def train_step(
     inputs: StepInputs,
     recorder: StepRecorder,
     device: torch.device,
+    guard: StepGuard,
     started: float | None = None,
 ) -> StepMetrics:
-    """Forward and backward over all microbatches, then one optimizer and scheduler step.
+    """Forward and backward over all microbatches, then one optimizer and scheduler step, if the guard lets it pass.
 
     Args:
         chunks: this rank's model chunks.
@@ -35,6 +37,7 @@ def train_step(
         inputs: the step's microbatches.
         recorder: collects the step's figures.
         device: device of this rank.
+        guard: judges the step by its loss and gradient norm.
         started: ``time.perf_counter()`` when the step began, its wait for data included; now if None.
 
     Returns:
@@ -43,12 +46,19 @@ def train_step(
     start = time.perf_counter() if started is None else started
     lr = scheduler.get_lr({})  # of the groups without a rate of their own
     forward_backward(chunks, optimizer, inputs, recorder)
-    _, grad_norm, _ = optimizer.step()
-    scheduler.step(increment=1)
     recorder.add_step(inputs.baseline_visual_tokens, inputs.report, inputs.wait_seconds)
+    metrics = recorder.over_all_ranks(device)
+    # The norm is taken before the update, which takes it once more to clip: a bad step must not reach the weights.
+    optimizer.prepare_grads()
+    metrics.grad_norm, metrics.lr = float(optimizer.get_grad_norm() or 0.0), lr
+    metrics.skipped = guard.objection(metrics.loss, metrics.grad_norm)
+    if metrics.skipped is None:
+        optimizer.step()
+        scheduler.step(increment=1)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return recorder.finish(grad_norm=float(grad_norm or 0.0), lr=lr, seconds=time.perf_counter() - start, device=device)
+    metrics.seconds = time.perf_counter() - start
+    return metrics
 
 
 def forward_backward(

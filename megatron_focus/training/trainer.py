@@ -1,52 +1,55 @@
 """The training loop."""
 
-import math
 import sys
 import time
+import uuid
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
-from megatron.core.utils import unwrap_model
-from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.conversations.tokenizer import load_tokenizer
 from data_pipeline.loading.loader import StepLoader
-from megatron_focus.checkpoint.state import (
-    Trainable,
-    TrainState,
-    check_same_schedule,
-    load_checkpoint,
-    load_weights,
-    loader_state,
-    save_checkpoint,
-)
+from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
+from megatron_focus.checkpoint.saver import CheckpointSaver
+from megatron_focus.checkpoint.state import loader_state, start_checkpoint
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.models.builder import build_model
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder
 from megatron_focus.observability.report import TensorBoard, device_peak_tflops, progress_line
 from megatron_focus.training.batch import StepFeeder, StepInputs
-from megatron_focus.training.modules import freeze_modules
-from megatron_focus.training.optimizer import build_optimizer, build_scheduler
+from megatron_focus.training.build import build_trainable, run_tokenizer
+from megatron_focus.training.hang_detection import HangDetection
+from megatron_focus.training.outcome import Outcome
+from megatron_focus.training.restore import restore
+from megatron_focus.training.signals import StopRequest
 from megatron_focus.training.step import train_step
+from megatron_focus.training.step_guard import StepGuard, weights_are_finite
 
 
 class Trainer:
     """A run: built from a configuration, continued from its newest checkpoint, trained to its end."""
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
-        """Build everything on this rank; Megatron's parallel state has been initialised."""
+    def __init__(self, config: RunConfig, device: torch.device, life: str | None = None) -> None:
+        """Build everything on this rank; Megatron's parallel state has been initialised.
+
+        Args:
+            config: the validated configuration.
+            device: device of this rank.
+            life: name of this start of the job, the same on all ranks; a random one if None. See ``CheckpointStore``.
+        """
         self.config, self.device = config, device
         self.rank = torch.distributed.get_rank()
-        self.tokenizer = _tokenizer(config)
+        self.hang_detection = HangDetection(config.training.step_timeout_minutes)
+        self.hang_detection.step_begins()
+        self.tokenizer = run_tokenizer(config)
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
-        self.store = CheckpointStore(config.checkpoint.save) if config.checkpoint.save else None
-        self.state = self._restore()
+        self.saver = self._saver(life)
+        self.state = restore(config, self.saver.store if self.saver else None, self.parts, self._say)
+        self.guard = StepGuard(
+            config.training.loss_spike_factor, config.training.max_skipped_steps, self.state.usual_loss
+        )
         self.loader = self._loader()
         steps = iter(self.loader.next_step, None) if self.loader is not None else None
         self.feeder = StepFeeder(config, steps, pad_token_id=self.tokenizer.pad_token_id, device=device)
@@ -56,33 +59,51 @@ class Trainer:
         self.board = TensorBoard(str(folder), self.state.iteration + 1) if writes else None
         self.peak_tflops = config.logging.peak_tflops or device_peak_tflops(device)
 
-    def train(self) -> StepMetrics | None:
-        """Run to ``training.train_iters`` (or ``exit_iter``); returns the last step's metrics."""
-        training, checkpoint = self.config.training, self.config.checkpoint
+    def train(self, stop: StopRequest | None = None) -> Outcome:
+        """Run to ``training.train_iters`` (or ``exit_iter``), or until ``stop`` is asked for; both leave a checkpoint.
+
+        Raises:
+            FloatingPointError: more than ``training.max_skipped_steps`` updates in a row could not be applied.
+            SaveError: the last checkpoint could not be written.
+        """
+        training = self.config.training
         last = min(training.train_iters, training.exit_iter or training.train_iters)
-        metrics, ended = None, "stopped after"
+        status, ended = "finished", "stopped after"
         try:
             while self.state.iteration < last:
-                metrics = self._step()
-                if self.state.iteration % checkpoint.save_interval == 0 or self.state.iteration == last:
-                    self.save()
-            ended = "finished"
+                self.hang_detection.step_begins()
+                self._step()
+                self._saved_meanwhile()
+                if stop is not None and stop.agreed(self.device):
+                    self._say(f"asked to stop{f' by {stop.received.name}' if stop.received else ''}: saving")
+                    status = "interrupted" if self.state.iteration < last else "finished"
+                    break
+                if self.state.iteration % self.config.checkpoint.save_interval == 0 and self.state.iteration < last:
+                    self._save()
+            self.hang_detection.step_begins()
+            self._save_last()
+            ended = status if status == "interrupted" else "finished"
         finally:
+            self.hang_detection.ended()
             self.close()
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
-            left_out = f", left out: {reasons} (listed above)" if reasons else ""
-            self._say(f"{ended} {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}")
-        return metrics
+            self._say(self._summary(ended))
+        return Outcome(status=status, iteration=self.state.iteration, train_iters=training.train_iters)
 
-    def _step(self) -> StepMetrics:
+    def _step(self) -> None:
         started = time.perf_counter()
         inputs = self.feeder.next_step(self.state.iteration)
         recorder = StepRecorder(self.config.model, self.config.data.max_sequence_length, self.sources)
         metrics = train_step(
-            self.parts.chunks, self.parts.optimizer, self.parts.scheduler, inputs, recorder, self.device, started
+            self.parts.chunks,
+            self.parts.optimizer,
+            self.parts.scheduler,
+            inputs,
+            recorder,
+            self.device,
+            self.guard,
+            started,
         )
         self._advance(inputs, metrics)
-        return metrics
 
     def close(self) -> None:
         """End the reading processes and the event file."""
@@ -91,30 +112,61 @@ class Trainer:
         if self.board is not None:
             self.board.close()
 
-    def save(self) -> None:
-        """Write a checkpoint, if the run has a folder for them (collective)."""
-        if self.store is None:
-            return
-        # Every rank must save the same plain values, and only reading ranks know where the loader stands.
-        shared = [self.state.loader]
-        torch.distributed.broadcast_object_list(shared, src=0)
-        self.state.loader = shared[0]
-        path = save_checkpoint(
-            self.store, self.parts, self.state, dump_config(self.config), self.config.checkpoint.keep_last
-        )
-        self._say(f"saved {path}")
+    def _saver(self, life: str | None) -> CheckpointSaver | None:
+        if self.config.checkpoint.save is None:
+            return None
+        store = CheckpointStore(self.config.checkpoint.save, life or on_rank_0(lambda: uuid.uuid4().hex[:8]))
+        store.take_over()
+        return CheckpointSaver(store, self.config.checkpoint.keep_last)
 
-    def _restore(self) -> TrainState:
-        newest = self.store.latest() if self.store is not None else None
-        if newest is not None:
-            check_same_schedule(newest, self.config)
-            state = load_checkpoint(newest, self.parts)
-            self._say(f"continuing from {newest} at step {state.iteration}")
-            return state
-        if self.config.checkpoint.pretrained is not None:
-            load_weights(_checkpoint_folder(self.config.checkpoint.pretrained), self.parts)
-            self._say(f"starting from the weights of {self.config.checkpoint.pretrained}")
-        return TrainState()
+    def _save(self) -> None:
+        """Begin to write a checkpoint, if the run has a folder for them (collective).
+
+        One that cannot be written costs nothing but the chance to continue from there: training goes on, and the next
+        interval tries again. Weights that may be broken, because steps are being skipped, must not replace sound ones.
+        """
+        if self.saver is None or (self.guard.in_a_row and not weights_are_finite(self.parts.chunks, self.device)):
+            return
+        try:
+            self._saved(self.saver.wait())
+            # Every rank must save the same plain values, and only reading ranks know where the loader stands.
+            shared = [self.state.loader]
+            torch.distributed.broadcast_object_list(shared, src=0)
+            self.state.loader = shared[0]
+            start_checkpoint(self.saver, self.parts, self.state, dump_config(self.config))
+        except SaveError as error:
+            self._not_saved(error)
+
+    def _saved_meanwhile(self) -> None:
+        """See whether the checkpoint under way is complete (collective)."""
+        if self.saver is not None:
+            try:
+                self._saved(self.saver.poll())
+            except SaveError as error:
+                self._not_saved(error)
+
+    def _save_last(self) -> None:
+        """Leave a checkpoint of the last step (collective).
+
+        Raises:
+            SaveError: it cannot be written.
+        """
+        if self.saver is None:
+            return
+        store = self.saver.store
+        if self.state.iteration not in on_rank_0(store.iterations):
+            self._save()
+        self._saved(self.saver.wait())
+        if self.state.iteration not in on_rank_0(store.iterations):
+            raise SaveError(f"step {self.state.iteration} is not saved; the newest checkpoint is {store.latest()}")
+
+    def _saved(self, path: object) -> None:
+        if path is not None:
+            self._say(f"saved {path}")
+
+    def _not_saved(self, error: SaveError) -> None:
+        if self.rank == 0:
+            print(f"checkpoint not saved, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _loader(self) -> StepLoader | None:
         if not StepFeeder.reads_data():
@@ -139,18 +191,15 @@ class Trainer:
         """Count the step as done and report it.
 
         Raises:
-            FloatingPointError: the loss or the gradient norm is not finite; the last checkpoint is from before it.
+            FloatingPointError: too many updates in a row could not be applied; the last checkpoint is from before them.
         """
-        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)):
-            raise FloatingPointError(
-                f"step {self.state.iteration + 1}: loss {metrics.loss}, gradient norm {metrics.grad_norm}"
-            )
         for sample in inputs.report.skipped:
             print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
         if metrics.totals["skipped"]:
             self._count_left_out(inputs.report.skipped_by_reason)
         self.state.iteration += 1
         self.state.consumed_samples += round(metrics.totals["samples"])
+        self.state.usual_loss = self.guard.usual_loss
         if self.loader is not None:
             kept, baseline = (round(metrics.totals[name]) for name in ("visual", "baseline_visual"))
             self.state.loader = asdict(self.loader.step_done(kept, baseline))
@@ -158,8 +207,25 @@ class Trainer:
         if self.state.iteration % self.config.logging.log_interval == 0:
             left_out = sum(self.state.left_out.values())
             self._say(progress_line(self.state.iteration, self.config.training.train_iters, metrics, mfu, left_out))
+        if metrics.skipped is not None:
+            self._skip(inputs, metrics.skipped)
         if self.board is not None:
-            self.board.write(self.state.iteration, metrics, mfu, self.state.left_out)
+            self.board.write(self.state.iteration, metrics, mfu, self.state.left_out, self.state.skipped_steps)
+
+    def _skip(self, inputs: StepInputs, reason: str) -> None:
+        """Report a step whose update was not applied (collective)."""
+        self.state.skipped_steps += 1
+        ids = [sample for inputs in inputs.rows for sample in inputs.row.sample_ids]
+        gathered: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(gathered, ids)
+        samples = ", ".join(sorted({sample for rank in gathered for sample in rank}))
+        line = f"step {self.state.iteration} skipped: {reason}; its samples: {samples}"
+        if self.rank == 0:
+            print(line, file=sys.stderr, flush=True)
+        if self.guard.has_enough:
+            if self.saver is not None:
+                self._saved(self.saver.wait())
+            raise FloatingPointError(f"{self.guard.in_a_row} steps in a row were skipped, the last: {line}")
 
     def _count_left_out(self, by_reason: Counter[str]) -> None:
         """Add up the reasons of all ranks (collective)."""
@@ -167,48 +233,14 @@ class Trainer:
         torch.distributed.all_gather_object(gathered, by_reason)
         self.state.left_out = dict(sum(gathered, Counter(self.state.left_out)))
 
+    def _summary(self, ended: str) -> str:
+        """The run in one line."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
+        left_out = f", left out: {reasons} (listed above)" if reasons else ""
+        skipped = f", {self.state.skipped_steps} steps skipped (listed above)" if self.state.skipped_steps else ""
+        ended = f"{ended} after" if ended == "interrupted" else ended
+        return f"{ended} {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}{skipped}"
+
     def _say(self, line: str) -> None:
         if self.rank == 0:
             print(line, flush=True)
-
-
-def _tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
-    """The run's tokenizer, which must fit the model's embedding."""
-    assert config.data.tokenizer is not None
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    if len(tokenizer) > config.model.language.vocab_size:
-        raise ValueError(
-            f"tokenizer {config.data.tokenizer} has {len(tokenizer)} tokens, more than "
-            f"model.language.vocab_size={config.model.language.vocab_size}"
-        )
-    return tokenizer
-
-
-def build_trainable(config: RunConfig, image_token_id: int) -> Trainable:
-    """Model chunks wrapped for data parallelism, optimizer and schedule of this rank."""
-    parallel = config.parallel
-    dtype = torch.bfloat16 if config.training.precision == "bf16" else torch.float32
-    models = build_model(config.model, parallel, image_token_id=image_token_id, dtype=dtype)
-    freeze_modules(models, config.optimizer.freeze)
-    data_parallel = DistributedDataParallelConfig(
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
-        overlap_grad_reduce=parallel.overlap_grad_reduce,
-        grad_reduce_in_fp32=True,
-    )
-    # Only the first chunk's gradients are still being made when its bucket could be reduced.
-    chunks = [
-        DistributedDataParallel(model.config, data_parallel, model, disable_bucketing=i > 0)
-        for i, model in enumerate(models)
-    ]
-    optimizer = build_optimizer(config, chunks)
-    for chunk in chunks:
-        transformer = unwrap_model(chunk).config
-        transformer.finalize_model_grads_func = finalize_model_grads
-        if parallel.overlap_grad_reduce:
-            transformer.no_sync_func = chunk.no_sync if len(chunks) == 1 else [c.no_sync for c in chunks]
-    return Trainable(chunks=chunks, optimizer=optimizer, scheduler=build_scheduler(config, optimizer))
-
-
-def _checkpoint_folder(path: str) -> Path:
-    """A checkpoint's folder, or the newest in a run's folder."""
-    return CheckpointStore(path).latest() or Path(path)

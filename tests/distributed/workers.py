@@ -27,7 +27,8 @@ from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.parallel.initialize import initialize
 from megatron_focus.training.batch import StepFeeder
 from megatron_focus.training.step import forward_backward, train_step
-from megatron_focus.training.trainer import build_trainable
+from megatron_focus.training.step_guard import StepGuard
+from megatron_focus.training.build import build_trainable
 from tests.distributed.assemble import Shard, local_shards
 from tests.tiny import IMAGE_TOKEN, make_row, split_row, tiny_model
 
@@ -123,7 +124,7 @@ def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one
                 parts.chunks, parts.optimizer, inputs, StepRecorder(config.model, config.data.max_sequence_length)
             )
             result.gradients = local_shards(parts.chunks, "main_grad")
-        metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, device)
+        metrics = train_step(parts.chunks, parts.optimizer, parts.scheduler, inputs, recorder, device, StepGuard())
         result.losses.append(metrics.loss)
         result.balances.append(metrics.balance_loss)
         result.grad_norms.append(metrics.grad_norm)

@@ -7,13 +7,13 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-import torch
-
-from megatron_focus.checkpoint import state as checkpoint_state
+from megatron_focus.checkpoint import saver
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.config.validation import validate
 from megatron_focus.parallel.initialize import initialize
 from megatron_focus.training import trainer as trainer_module
+from megatron_focus.training.outcome import Outcome
+from megatron_focus.training.signals import StopRequest
 from tests.distributed.assemble import Shard, local_shards
 
 
@@ -24,11 +24,12 @@ class RunResult:
     losses: list[float] = field(default_factory=list)
     effective: list[float] = field(default_factory=list)
     weights: list[Shard] = field(default_factory=list)
+    outcome: Outcome | None = None
     loader: dict | None = None
     fed: dict[int, list[tuple]] = field(default_factory=dict)
     """Step -> rows, on ranks that read."""
     said: list[str] = field(default_factory=list)
-    """Progress lines, and what went to standard error."""
+    """What went to standard error, and progress lines."""
 
 
 class _Watched(trainer_module.Trainer):
@@ -42,7 +43,7 @@ class _Watched(trainer_module.Trainer):
         self.result.effective.append(metrics.effective_tokens)
 
 
-def train(config: RunConfig) -> RunResult:
+def train(config: RunConfig, stop: StopRequest | None = None) -> RunResult:
     """A whole run of the real trainer."""
     validate(config, int(os.environ["WORLD_SIZE"]))
     device = initialize(config.parallel, config.training.seed)
@@ -50,7 +51,7 @@ def train(config: RunConfig) -> RunResult:
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors):
         trainer = _Watched(config, device)
-        trainer.train()
+        trainer.result.outcome = trainer.train(stop)
     trainer.result.said += errors.getvalue().splitlines()
     trainer.result.weights = local_shards(trainer.parts.chunks)
     trainer.result.loader = trainer.state.loader
@@ -94,14 +95,13 @@ def train_recorded(config: RunConfig, kill_in_step: int | None = None) -> RunRes
 
 def train_and_die_while_saving(config: RunConfig, at_iteration: int) -> None:
     """A run whose rank 0 is killed after the tensors of a checkpoint were written and before it became visible."""
-    save = checkpoint_state.dist_checkpointing.save
+    gather_sums = saver._gather_sums
 
-    def save_and_die(content, folder, *args, **kwargs):
-        save(content, folder, *args, **kwargs)
-        if content["train_state"]["iteration"] == at_iteration:
-            os.remove(os.path.join(folder, "__0_0.distcp"))
-            if torch.distributed.get_rank() == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def die_or_gather_sums(folder):
+        if folder.name.startswith(f"iter_{at_iteration:07d}"):
+            os.remove(folder / "__0_0.distcp")
+            os.kill(os.getpid(), signal.SIGKILL)
+        gather_sums(folder)
 
-    checkpoint_state.dist_checkpointing.save = save_and_die
+    saver._gather_sums = die_or_gather_sums
     train(config)

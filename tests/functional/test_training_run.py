@@ -62,10 +62,10 @@ def test_a_kill_while_saving_loses_nothing_that_was_saved(run_config):
     with pytest.raises(AssertionError, match="died without a word"):
         run_ranks(train_and_die_while_saving, 1, config, 6)
     names = sorted(os.listdir(config.checkpoint.save))
-    assert names == ["iter_0000003", "iter_0000006.partial"]
+    assert [name.split("-")[0] for name in names] == ["iter_0000003", "iter_0000006.partial", "owner"]
     after = run_ranks(train, 1, config)
     assert after[0].losses == expected[0].losses[3:]
-    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000003", "iter_0000006"]
+    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000003", "iter_0000006", "owner"]
 
 
 def test_a_run_is_not_continued_under_another_schedule(run_config):
@@ -89,7 +89,7 @@ def test_retention_keeps_the_newest(run_config):
     config = run_config()
     config.checkpoint.save_interval, config.checkpoint.keep_last = 1, 2
     run_ranks(train, 1, config)
-    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000005", "iter_0000006"]
+    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000005", "iter_0000006", "owner"]
 
 
 def test_samples_that_do_not_fit_are_refused_or_left_out_and_listed(run_config):

@@ -11,6 +11,7 @@ from megatron_focus.config.loading import dump_config
 from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.training.batch import StepFeeder
 from megatron_focus.training.step import train_step
+from megatron_focus.training.step_guard import StepGuard
 from tests.distributed.harness import run_ranks
 from tests.distributed.workers import ROWS, configure, start, step_batch
 from tests.tiny import make_row, tiny_model
@@ -50,6 +51,7 @@ def three_steps(transformer_impl: str, folder: str, writes: bool):
             feeder.next_step(i),
             StepRecorder(config.model, config.data.max_sequence_length),
             device,
+            StepGuard(),
         )
         for i in range(3)
     ]

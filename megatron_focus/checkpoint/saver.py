@@ -1,0 +1,160 @@
+"""Checkpoints that are written while training goes on.
+
+The state is copied to host memory, or on CPUs shared with a forked process as it is at that moment; that process
+writes and hashes the files. Once every rank's process has ended, at a later step boundary, rank 0 makes the checkpoint
+visible.
+"""
+
+import contextlib
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
+from megatron_focus.checkpoint.checksums import SUMS_FILE, read_sums, write_sums
+from megatron_focus.checkpoint.store import CheckpointStore
+
+CONFIG_FILE = "config.yaml"
+"""The resolved configuration, beside the tensors."""
+
+_FORMAT = ("torch_dist", 1)
+_OWN_SUMS = "sums-of-rank-"
+
+
+class CheckpointSaver:
+    """Writes the checkpoints of a store, one at a time."""
+
+    def __init__(self, store: CheckpointStore, keep_last: int) -> None:
+        self.store, self.keep_last = store, keep_last
+        self._queue = AsyncCallsQueue()
+        self._saved: Path | None = None
+
+    def start(self, content: dict[str, Any], iteration: int, config_yaml: str, metadata: dict | None = None) -> None:
+        """Begin to write ``content`` (collective); the one before must have ended.
+
+        Args:
+            content: sharded state of this rank and plain values that are equal on all ranks.
+            iteration: its number.
+            config_yaml: the resolved configuration.
+            metadata: Megatron's description of the content.
+
+        Raises:
+            SaveError: the folder cannot be written; on all ranks.
+            ValueError: the checkpoint exists already.
+        """
+        assert self._queue.get_num_unfinalized_calls() == 0, "one checkpoint at a time"
+        folder = self.store.begin(iteration)
+        strategy = _Strategy(*_FORMAT)
+        # Megatron starts a helper process here, which must not die of a signal that is meant for the trainer.
+        with _signals_deferred():
+            request = dist_checkpointing.save(
+                content, str(folder), strategy, content_metadata=metadata, async_sharded_save=True
+            )
+            written, _ = request.finalize_fns  # the second writes a file on rank 0 while others wait: see _complete
+            complete = partial(self._complete, written, strategy, folder, iteration, config_yaml)
+            write = request.async_fn and partial(_write_and_sum, request.async_fn, folder)
+            self._queue.schedule_async_request(request._replace(async_fn=write, finalize_fns=[complete]))
+
+    def poll(self) -> Path | None:
+        """The checkpoint that has become complete since the last call, if any (collective).
+
+        Raises:
+            SaveError: it could not be written; on all ranks.
+        """
+        return self._finish(blocking=False)
+
+    def wait(self) -> Path | None:
+        """As ``poll``, once the checkpoint under way has ended."""
+        return self._finish(blocking=True)
+
+    def _finish(self, *, blocking: bool) -> Path | None:
+        self._saved = None
+        self._queue.maybe_finalize_async_calls(blocking=blocking)
+        return self._saved
+
+    def _complete(
+        self, written: Callable[[], None], strategy: "_Strategy", folder: Path, iteration: int, config_yaml: str
+    ) -> None:
+        """All ranks have written, well or badly."""
+        try:
+            written()
+        except (CheckpointException, CheckpointingException) as error:
+            causes = getattr(error, "failures", {}).values()
+            reasons = {str(cause[0] if isinstance(cause, tuple) else cause) for cause in causes}
+            problem = "; ".join(sorted(reasons)) or "a rank could not write its files"
+        else:
+            problem = ""
+        self._saved = on_rank_0(lambda: self._commit(problem or strategy.problem, folder, iteration, config_yaml))
+
+    def _commit(self, problem: str, folder: Path, iteration: int, config_yaml: str) -> Path:
+        try:
+            if problem:
+                # PyTorch's writer often puts a reason of its own before the operating system's.
+                free = shutil.disk_usage(folder).free / 2**20
+                raise SaveError(f"{folder} cannot be written ({free:,.0f} MiB are free there): {problem}")
+            save_config(CheckpointingConfig(*_FORMAT), str(folder))
+            (folder / CONFIG_FILE).write_text(config_yaml)
+            _gather_sums(folder)
+            return self.store.commit(folder, iteration, self.keep_last)
+        except (OSError, SaveError):
+            shutil.rmtree(folder, ignore_errors=True)  # its room may be what the next attempt needs
+            raise
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Processes started here never see the signals that schedulers send to all processes of a job."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _Strategy(TorchDistSaveShardedStrategy):
+    """Megatron's strategy, where rank 0's failure to write the index does not leave the others waiting."""
+
+    problem: str = ""
+
+    def _get_save_and_finalize_callbacks(self, writer: Any, save_state_dict_ret: Any) -> AsyncRequest:
+        finish = writer.finish
+
+        def finish_or_remember(*arguments: Any) -> None:
+            try:
+                finish(*arguments)
+            except OSError as error:
+                self.problem = str(error)
+
+        writer.finish = finish_or_remember
+        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
+
+
+def _write_and_sum(write: Callable[..., None], folder: Path, rank: int, buckets: list, results: Any) -> None:
+    """In the writing process: write this rank's files, then hash what is on disk."""
+    write(rank, buckets, results)
+    names = [bucket[1] for bucket in buckets]
+    if all((folder / name).exists() for name in names):  # else the results say what went wrong
+        write_sums(folder, names, f"{_OWN_SUMS}{rank}")
+
+
+def _gather_sums(folder: Path) -> None:
+    """One file of sums from those of the ranks and the files of rank 0."""
+    parts = sorted(folder.glob(f"{_OWN_SUMS}*"))
+    sums = {name: digest for part in parts for name, digest in read_sums(part).items()}
+    for part in parts:
+        part.unlink()
+    names = {path.name for path in folder.iterdir()}
+    if missing := sorted(name for name in names - sums.keys() if name.endswith(".distcp")):
+        raise SaveError(f"{folder}: a writer ended before it had hashed {', '.join(missing)}")
+    write_sums(folder, names - sums.keys(), SUMS_FILE)
+    with (folder / SUMS_FILE).open("a") as file:
+        file.writelines(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))

@@ -1,0 +1,53 @@
+"""The way of examples/paper/README.md: stage 1 without samplers, a selector added to its weights, stage 2 with it."""
+
+import copy
+
+import pytest
+import torch
+
+from megatron_focus.checkpoint.store import CheckpointStore
+from megatron_focus.conversion.checkpoint_reader import read_model
+from tests.distributed.harness import run_ranks
+from tests.distributed.workers import start
+from tests.functional.runs import train
+from tools.export_hf import main as export_hf
+from tools.import_hf import main as import_hf
+
+KEY = "model.vision_sampler."
+SELECTORS = {
+    "three": ([], ["1x1", "2x2", "4x4"], 4),
+    "keep or discard": ([f"{KEY}window=1", f"{KEY}scales=[1x1,discard]"], ["1x1", "discard"], 1),
+}
+
+
+def tensors(folder, config):
+    start(config)
+    return read_model(CheckpointStore(folder).latest())
+
+
+@pytest.mark.slow
+def test_stage_2_starts_with_the_weights_of_stage_1_and_a_new_selector(run_config, tmp_path):
+    stage_1 = run_config({}, {"train_iters": 2}, name="stage1", freeze=["vision_tower", "language_model"])
+    stage_1.data.chat_template = "plain"
+    stage_1.model.vision_sampler.enabled, stage_1.model.text_sampler.mode = False, "off"
+    run_ranks(train, 1, stage_1)
+    (first,) = run_ranks(tensors, 1, stage_1.checkpoint.save, stage_1)
+    release = str(tmp_path / "release")
+    assert run_ranks(export_hf, 1, ["--checkpoint", stage_1.checkpoint.save, "--output", release, "--quiet"]) == [0]
+
+    for name, (overrides, scales, window) in SELECTORS.items():
+        imported = str(tmp_path / name)
+        arguments = ["--model", release, "--output", imported, "--quiet", f"{KEY}enabled=true"]
+        assert run_ranks(import_hf, 1, [*arguments, *overrides, "data.chat_template=llama3"]) == [0]
+        stage_2 = run_config({"tensor_model_parallel_size": 2}, {"train_iters": 1}, name=f"{name} 2", lr=1e-30)
+        stage_2.model.vision_sampler = copy.deepcopy(stage_1.model.vision_sampler)
+        stage_2.model.vision_sampler.enabled = True
+        stage_2.model.vision_sampler.scales, stage_2.model.vision_sampler.window = scales, window
+        stage_2.checkpoint.pretrained = imported
+        run_ranks(train, 2, stage_2)
+        (second,) = run_ranks(tensors, 1, stage_2.checkpoint.save, stage_2)
+        new = {f"vision_sampler.selector.{kind}" for kind in ("weight", "bias")}
+        assert second.keys() - first.keys() == new and first.keys() <= second.keys()
+        assert second["vision_sampler.selector.weight"].shape == (len(scales), 16)
+        # A step with a learning rate of 1e-30 moves nothing but zeros.
+        assert all(torch.allclose(second[key], first[key], rtol=0.0, atol=1e-20) for key in first)

@@ -1,0 +1,244 @@
+"""What a run survives: signals, damaged and unwritable checkpoints, bad steps, a second life; and what ends it."""
+
+import dataclasses
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from megatron_focus.checkpoint import saver
+from megatron_focus.checkpoint.saver import CheckpointSaver
+from megatron_focus.config.loading import dump_config
+from megatron_focus.training import trainer
+from tests.distributed.assemble import assemble
+from tests.distributed.harness import run_ranks
+from tests.functional.runs import train
+
+DP2: dict = {}
+
+
+def asked_to_stop_in_step_4(config):
+    """A rank other than 0 gets the signal: the others learn of it."""
+    step = trainer.train_step
+
+    def signalled_step(*args):
+        metrics = step(*args)
+        signalled_step.count += 1
+        if signalled_step.count == 4 and torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return metrics
+
+    signalled_step.count = 0
+    trainer.train_step = signalled_step
+    with trainer.StopRequest() as stop:
+        return train(config, stop)
+
+
+def test_a_signal_to_one_rank_saves_and_ends_all_and_the_run_goes_on_as_if_nothing_had_been(run_config):
+    expected = run_ranks(train, 2, run_config(DP2, name="undisturbed"))
+    config = run_config(DP2, name="signalled")
+    before = run_ranks(asked_to_stop_in_step_4, 2, config)
+    assert [result.outcome.status for result in before] == ["interrupted"] * 2
+    assert before[0].outcome.iteration == 4
+    assert before[0].said[-1].startswith("interrupted after 4 steps")
+    after = run_ranks(train, 2, config)
+    assert after[0].outcome.status == "finished"
+    assert before[0].losses + after[0].losses == expected[0].losses
+    a, b = (assemble(result.weights for result in results) for results in (after, expected))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte", "missing"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(run_config, damage):
+    expected = run_ranks(train, 1, run_config(name="undisturbed"))
+    config = run_config({}, {"exit_iter": 5}, name="damaged")
+    run_ranks(train, 1, config)
+    names = set(os.listdir(config.checkpoint.save))
+    assert names == {"iter_0000003", "iter_0000005", "owner"}
+    newest = os.path.join(config.checkpoint.save, "iter_0000005")
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=newest).returncode == 0
+    file = os.path.join(newest, "__0_0.distcp")
+    if damage == "missing":
+        os.remove(file)
+    else:
+        with open(file, "r+b") as stream:
+            if damage == "truncated":
+                stream.truncate(1000)
+            else:
+                stream.seek(5000)
+                byte = stream.read(1)
+                stream.seek(5000)
+                stream.write(bytes([byte[0] ^ 1]))
+    config.training.exit_iter = None
+    after = run_ranks(train, 1, config)
+    assert after[0].losses == expected[0].losses[3:]
+    assert any("iter_0000005 is damaged" in line and "__0_0.distcp" in line for line in after[0].said)
+    assert any(name.startswith("iter_0000005.damaged-") for name in os.listdir(config.checkpoint.save))
+
+
+def test_with_every_checkpoint_damaged_nothing_starts_from_scratch_in_silence(run_config):
+    config = run_config({}, {"exit_iter": 3})
+    run_ranks(train, 1, config)
+    os.truncate(os.path.join(config.checkpoint.save, "iter_0000003", "common.pt"), 10)
+    with pytest.raises(AssertionError, match="no undamaged checkpoint is left"):
+        run_ranks(train, 1, config)
+
+
+def without_room_for_the_first_checkpoint(config):
+    """The writing process may not write more than 1,000 bytes to a file: the operating system refuses."""
+    write_and_sum = saver._write_and_sum
+
+    def limited(write, folder, *args):
+        if folder.name.startswith("iter_0000003"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        write_and_sum(write, folder, *args)
+
+    saver._write_and_sum = limited
+    return train(config)
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(run_config):
+    expected = run_ranks(train, 2, run_config(DP2, name="undisturbed"))
+    config = run_config(DP2, name="full")
+    results = run_ranks(without_room_for_the_first_checkpoint, 2, config)
+    assert results[0].losses == expected[0].losses
+    said = [line for line in results[0].said if line.startswith("checkpoint not saved, training goes on:")]
+    assert len(said) == 1 and "iter_0000003" in said[0] and "cannot be written" in said[0]
+    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000006", "owner"]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_an_error(run_config):
+    config = run_config({}, {"train_iters": 3}, name="full")
+    with pytest.raises(AssertionError, match=r"SaveError: .*iter_0000003.*cannot be written \([\d,]+ MiB are free"):
+        run_ranks(without_room_for_the_first_checkpoint, 1, config)
+    assert os.listdir(config.checkpoint.save) == ["owner"]
+
+
+def with_broken_gradients(config, steps):
+    """In some steps the balance loss has a gradient that is NaN."""
+    next_step = trainer.StepFeeder.next_step
+
+    def broken(self, step):
+        inputs = next_step(self, step)
+        if step + 1 in steps:
+            inputs.rows = [dataclasses.replace(row, balance_coefficient=float("nan")) for row in inputs.rows]
+        return inputs
+
+    trainer.StepFeeder.next_step = broken
+    return train(config)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_its_samples_are_named(run_config):
+    config = run_config(DP2, name="nan")
+    results = run_ranks(with_broken_gradients, 2, config, {2, 4})
+    skipped = [line for line in results[0].said if line.startswith(("step 2 skipped", "step 4 skipped"))]
+    assert len(skipped) == 2
+    for line in skipped:
+        reason, ids = line.split("; its samples: ")
+        assert reason.endswith("the gradient norm is nan")
+        assert len(set(re.findall(r"s\d+", ids))) == config.training.global_batch_size  # of all ranks
+    assert any(line.endswith("2 steps skipped (listed above)") for line in results[0].said)
+    assert all(torch.isfinite(w).all() for w in assemble(result.weights for result in results).values())
+
+
+def test_too_many_skipped_steps_end_the_run_with_sound_checkpoints(run_config):
+    config = run_config(name="nan")
+    config.training.max_skipped_steps, config.checkpoint.save_interval = 1, 1
+    with pytest.raises(AssertionError, match=r"FloatingPointError: 2 steps in a row.*step 5 skipped.*samples: .*s\d"):
+        run_ranks(with_broken_gradients, 1, config, {4, 5})
+    # The weights of step 4 are those of step 3, which are sound.
+    assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000003", "iter_0000004", "owner"]
+
+
+def test_a_spike_is_skipped(run_config):
+    config = run_config(name="spike")
+    plain = run_ranks(train, 1, config)[0].losses
+    config = run_config({}, {"loss_spike_factor": 1.0 + 1e-9, "max_skipped_steps": 100}, name="skipping", lr=1e-9)
+    results = run_ranks(train, 1, config)
+    first, rest = results[0].losses[0], results[0].losses[1:]
+    assert first == plain[0]
+    assert sum("times the usual" in line and "skipped" in line for line in results[0].said) >= sum(
+        loss > first for loss in rest
+    )
+
+
+def taken_over_in_between(config):
+    """Another life of the job takes the folder while this one trains."""
+    start = CheckpointSaver.start
+
+    def late(self, content, iteration, *args, **kwargs):
+        start(self, content, iteration, *args, **kwargs)
+        if torch.distributed.get_rank() == 0:
+            (self.store.folder / "owner").write_text("the-next-life")
+
+    CheckpointSaver.start = late
+    return train(config)
+
+
+def test_an_older_life_can_save_no_more(run_config):
+    config = run_config({}, {"train_iters": 3})
+    with pytest.raises(AssertionError, match="belongs to the-next-life now"):
+        run_ranks(taken_over_in_between, 1, config)
+    assert os.listdir(config.checkpoint.save) == ["owner"]
+
+
+def launch(config, folder, *options):
+    (folder / "run.yaml").write_text(dump_config(config))
+    command = [sys.executable, "-u", "-m", "megatron_focus.train", str(folder / "run.yaml"), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_line_tells_a_script_how_the_run_ended(run_config, tmp_path):
+    config = run_config({}, {"train_iters": 400}, lr_decay_style="constant")
+    config.checkpoint.save_interval = 1000
+    outcome = tmp_path / "how" / "outcome.json"
+    process = launch(config, tmp_path, "--outcome", str(outcome), "--life", "77.0")
+    for line in process.stdout:
+        if line.startswith("step 2/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    ended = json.loads(outcome.read_text())
+    assert ended["status"] == "interrupted" and 2 <= ended["iteration"] < 400 and ended["train_iters"] == 400
+    assert os.path.isdir(os.path.join(config.checkpoint.save, f"iter_{ended['iteration']:07d}"))
+    config.training.exit_iter = ended["iteration"] + 1
+    process = launch(config, tmp_path, "--outcome", str(outcome), "--life", "77.1")
+    said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert json.loads(outcome.read_text()) == {
+        "status": "finished",
+        "iteration": ended["iteration"] + 1,
+        "train_iters": 400,
+    }
+
+
+HANGING = """
+import sys, time
+from megatron_focus import train
+from megatron_focus.training.batch import StepFeeder
+
+def never(self, step):
+    time.sleep(1000)
+
+StepFeeder.next_step = never
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_a_hang_shows_where_every_thread_stands_and_ends_the_rank(run_config, tmp_path):
+    config = run_config()
+    config.training.step_timeout_minutes = 0.1
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    outcome = tmp_path / "outcome.json"
+    command = [sys.executable, "-c", HANGING, str(tmp_path / "run.yaml"), "--outcome", str(outcome)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "Timeout (0:00:06)!" in ended.stderr and "in never" in ended.stderr and "trainer.py" in ended.stderr
+    assert not outcome.exists()
