@@ -5,9 +5,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -111,6 +113,37 @@ def test_a_checkpoint_that_cannot_be_written_does_not_stop_training(run_config):
     said = [line for line in results[0].said if line.startswith("checkpoint not saved, training goes on:")]
     assert len(said) == 1 and "iter_0000003" in said[0] and "cannot be written" in said[0]
     assert sorted(os.listdir(config.checkpoint.save)) == ["iter_0000006", "owner"]
+
+
+def with_a_writer_that_waits_for_step_5(config, go):
+    """The process that writes the checkpoint of step 3 begins only when step 5 is done."""
+    write_and_sum, step = saver._write_and_sum, trainer.train_step
+
+    def waiting(write, folder, *args):
+        while folder.name.startswith("iter_0000003") and not os.path.exists(go):
+            time.sleep(0.02)
+        write_and_sum(write, folder, *args)
+
+    def counted(*args):
+        metrics = step(*args)
+        counted.count += 1
+        if counted.count == 5:
+            open(go, "w").close()
+        return metrics
+
+    counted.count = 0
+    saver._write_and_sum, trainer.train_step = waiting, counted
+    return train(config)
+
+
+def test_training_goes_on_while_a_checkpoint_of_an_earlier_step_is_written(run_config, tmp_path):
+    """What is written late is the state of step 3: a run that continues from it repeats steps 4 to 6."""
+    config = run_config({}, {"train_iters": 6}, name="late")
+    config.checkpoint.keep_last = 0
+    whole = run_ranks(with_a_writer_that_waits_for_step_5, 1, config, str(tmp_path / "go"))
+    shutil.rmtree(os.path.join(config.checkpoint.save, "iter_0000006"))
+    again = run_ranks(train, 1, config)
+    assert again[0].losses == whole[0].losses[3:]
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(run_config):

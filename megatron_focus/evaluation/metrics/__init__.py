@@ -1,0 +1,1 @@
+"""How answers are scored; one file for each metric, with the publication it follows."""
