@@ -60,6 +60,8 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
         image=model.image,
         vision_sampler={
             "enabled": vision_sampler.enabled,
+            "method": vision_sampler.method,
+            "heuristic_keep": vision_sampler.heuristic_keep,
             "window": vision_sampler.window,
             "scales": list(vision_sampler.scales),
             "score_pooling": vision_sampler.score_pooling,

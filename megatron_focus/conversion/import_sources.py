@@ -91,7 +91,8 @@ def whole_model(folder: Path) -> ImportSource:
     language = language_config(config.text_config, f"{where}: text_config")
     # LLaVA-NeXT's own key decides over the text model's.
     language.share_embeddings_and_output_weights = bool(config.tie_word_embeddings)
-    has_sampler = kind == "focus_llava" and config.vision_sampler["enabled"]
+    sampler = config.vision_sampler if kind == "focus_llava" else {"enabled": False}
+    has_sampler = sampler["enabled"] and sampler["method"] == "learned"
     vision, image = vision_config(config.vision_config, f"{where}: vision_config")
     image.grid_pinpoints = [[width, height] for height, width in config.image_grid_pinpoints]
     return ImportSource(

@@ -114,12 +114,6 @@ def _summary(facts: ModelFacts, stock: bool) -> str:
     made = "Trained with Megatron-Focus and exported from it."
     if stock:
         return f"LLaVA-NeXT with a {facts.text.family} language model. {made}"
-    vision_line = (
-        f"windows of {vision['window']} x {vision['window']} cells at scales {', '.join(vision['scales'])}; "
-        f"global view: {vision['global_view']}"
-        if vision["enabled"]
-        else "off"
-    )
     text_line = (
         f"before layer {text['layer']} (of {facts.text.num_layers}) the least important tokens are dropped, "
         f"those that stay hold more than {text['gamma']:.0%} of the importance"
@@ -128,5 +122,16 @@ def _summary(facts: ModelFacts, stock: bool) -> str:
     )
     return (
         f"LLaVA-NeXT ({facts.text.family} language model) with two samplers that leave the language model fewer visual "
-        f"tokens to read:\n\n- vision-guided: {vision_line}\n- text-guided: {text_line}\n\n{made}"
+        f"tokens to read:\n\n- vision-guided: {_vision_line(vision)}\n- text-guided: {text_line}\n\n{made}"
     )
+
+
+def _vision_line(vision: Mapping[str, Any]) -> str:
+    if not vision["enabled"]:
+        return "off"
+    if vision["method"] == "heuristic":
+        kept = f"{vision['heuristic_keep']:.0%} of the cells stay, those most similar to the global view (heuristic)"
+    else:
+        side, scales = vision["window"], ", ".join(vision["scales"])
+        kept = f"windows of {side} x {side} cells at scales {scales}"
+    return f"{kept}; global view: {vision['global_view']}"

@@ -88,9 +88,15 @@ class ModelFacts:
     tokens: TokenFacts
     image: ImageGeometry
     vision_sampler: dict[str, Any]
-    """``enabled, window, scales, score_pooling, gate, global_view``, as ``FocusLlavaConfig`` takes them."""
+    """``enabled, method, heuristic_keep, window, scales, score_pooling, gate, global_view``, as ``FocusLlavaConfig``
+    takes them."""
     text_sampler: dict[str, Any]
     """``enabled, layer, gamma``, the fixed values that inference uses."""
+
+    @property
+    def has_selector(self) -> bool:
+        """Whether the vision-guided sampler has weights: it is on, and chooses scales."""
+        return bool(self.vision_sampler["enabled"]) and self.vision_sampler["method"] == "learned"
 
     @property
     def cells(self) -> int:

@@ -118,7 +118,7 @@ def _between(facts: ModelFacts) -> Iterator[Entry]:
     yield from _linear("projector.encoder.linear_fc1", f"{projector}.linear_1", hidden, facts.vision.hidden_size)
     yield from _linear("projector.encoder.linear_fc2", f"{projector}.linear_2", hidden, hidden)
     yield Entry("image_newline", (hidden,), ("model.image_newline",))
-    if facts.vision_sampler["enabled"]:
+    if facts.has_selector:
         scales = len(facts.vision_sampler["scales"])
         yield from _linear("vision_sampler.selector", "model.vision_sampler.selector", scales, facts.cells)
 
@@ -130,7 +130,8 @@ def parameter_table(facts: ModelFacts, source_vocabulary: int | None = None) -> 
         facts: the model's dimensions.
         source_vocabulary: rows of the Hugging Face embedding that is read, where it has yet to grow to the model's.
 
-    An output layer tied to the embedding and a switched-off vision sampler have no tensor of their own, so no entry.
+    An output layer tied to the embedding and a vision sampler that is off, or heuristic, have no tensor of their own,
+    so no entry.
     """
     entries = [*_vision_ends(facts)]
     entries += [e.of_layer(i) for i in range(facts.vision.num_layers) for e in _vision_layer(facts.vision)]

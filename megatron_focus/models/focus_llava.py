@@ -33,6 +33,7 @@ from megatron_focus.models.rotary import PositionRotary
 from megatron_focus.models.vision_tower import VisionTower
 from megatron_focus.parallel.pipeline_metadata import append_layout, split_layout
 from megatron_focus.samplers.draws import TextDraws
+from megatron_focus.samplers.heuristic import HeuristicSampler
 from megatron_focus.samplers.vision_guided import VisionGuidedSampler, VisualTokens, baseline_tokens
 from megatron_focus.samplers.window_plan import WindowPlan
 from megatron_focus.training.balance_loss import with_balance_loss
@@ -138,8 +139,10 @@ class FocusLLaVA(LanguageModule):
             input_size=vision_config.hidden_size,
             tp_group=self.pg_collection.tp,
         )
-        self.vision_sampler: VisionGuidedSampler | None = None
-        if model.vision_sampler.enabled:
+        self.vision_sampler: VisionGuidedSampler | HeuristicSampler | None = None
+        if model.vision_sampler.enabled and model.vision_sampler.method == "heuristic":
+            self.vision_sampler = HeuristicSampler(model.vision_sampler)
+        elif model.vision_sampler.enabled:
             self.vision_sampler = VisionGuidedSampler(
                 model.vision_sampler, model.image.cells_per_side, model.init_method_std, self.config.params_dtype
             )

@@ -8,6 +8,8 @@ TEXT_MODEL_TYPES = ("llama", "qwen2", "mistral")
 
 VISION_SAMPLER_DEFAULTS: dict[str, Any] = {
     "enabled": True,
+    "method": "learned",
+    "heuristic_keep": None,
     "window": 4,
     "scales": ["1x1", "2x2", "4x4"],
     "score_pooling": "max",
@@ -17,6 +19,7 @@ VISION_SAMPLER_DEFAULTS: dict[str, Any] = {
 TEXT_SAMPLER_DEFAULTS: dict[str, Any] = {"enabled": True, "layer": 8, "gamma": 0.85}
 
 CHOICES = {
+    "method": ("learned", "heuristic"),
     "score_pooling": ("max", "mean"),
     "gate": ("paper", "ste", "switch"),
     "global_view": ("compress", "keep", "drop"),
@@ -57,9 +60,10 @@ class FocusLlavaConfig(LlavaNextConfig):
     """LLaVA-NeXT's configuration with the samplers' settings.
 
     Args:
-        vision_sampler: ``enabled``; ``window``, side in cells, divides the cells of a tile side; ``scales``, pooling
-            kernels "rows x columns" (or "discard") that divide the window, finest first; ``score_pooling``
-            max | mean; ``gate`` paper | ste | switch; ``global_view`` compress | keep | drop.
+        vision_sampler: ``enabled``; ``method`` learned | heuristic, where ``heuristic_keep`` is the share of the cells
+            that stay and the only scale is 1x1; ``window``, side in cells, divides the cells of a tile side;
+            ``scales``, pooling kernels "rows x columns" (or "discard") that divide the window, finest first;
+            ``score_pooling`` max | mean; ``gate`` paper | ste | switch; ``global_view`` compress | keep | drop.
         text_sampler: ``enabled``; ``layer``, tokens are dropped before this layer, counted from 0; ``gamma``, share of
             the total importance that the kept tokens exceed, 1 or more keeps all.
         instruction_start_token_ids: the markers after which the content of a user turn begins, each a list of ids; the
@@ -130,6 +134,7 @@ class FocusLlavaConfig(LlavaNextConfig):
         for key, choices in CHOICES.items():
             if settings[key] not in choices:
                 raise ValueError(f"vision_sampler.{key} is {settings[key]!r}; choose one of {choices}")
+        self._check_method(settings)
         window, scales = settings["window"], settings["scales"]
         if not isinstance(window, int) or window < 1 or cells % window:
             raise ValueError(f"vision_sampler.window is {window!r}; it must divide the {cells} cells of a tile side")
@@ -146,6 +151,17 @@ class FocusLlavaConfig(LlavaNextConfig):
             raise ValueError(
                 f"vision_sampler.scales is {scales}; ties go to the first, so the finest scale stands first"
             )
+
+    def _check_method(self, settings: dict[str, Any]) -> None:
+        keep = settings["heuristic_keep"]
+        if settings["method"] == "learned":
+            if keep is not None:
+                raise ValueError(f"vision_sampler.heuristic_keep is {keep!r}; it belongs to the method 'heuristic'")
+            return
+        if not isinstance(keep, int | float) or isinstance(keep, bool) or not 1e-6 <= keep <= 1:
+            raise ValueError(f"vision_sampler.heuristic_keep is {keep!r}; it must be a share above 0, at most 1")
+        if settings["scales"] != ["1x1"]:
+            raise ValueError(f"vision_sampler.scales is {settings['scales']}; the method 'heuristic' has only ['1x1']")
 
     def _check_text_sampler(self) -> None:
         settings, layers = self.text_sampler, self.text_config.num_hidden_layers

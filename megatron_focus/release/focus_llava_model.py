@@ -17,6 +17,7 @@ from transformers.utils import can_return_tuple
 from .configuration_focus_llava import FocusLlavaConfig
 from .focus_cache import FocusCache
 from .focused_decoder import Decoded, decode, gather_states
+from .heuristic_sampling import heuristic_tokens
 from .image_geometry import ImageGrid, image_grid, tiles_of_images
 from .sampler_settings import SamplerSettings, changed_settings, trained_settings
 from .selection import ImageSelection, image_selections
@@ -65,7 +66,7 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         super().__init__(config)
         self.samplers: SamplerSettings = trained_settings(config)
         """How the next prompt is sampled; :meth:`set_samplers` changes it."""
-        if config.vision_sampler["enabled"]:
+        if config.vision_sampler["enabled"] and config.vision_sampler["method"] == "learned":
             self.vision_sampler = VisionSampler(config.vision_sampler, config.cells_per_side)
             self.post_init()
 
@@ -113,6 +114,8 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
 
     def sample_images(self, features: Tensor, grids: list[ImageGrid]) -> VisualTokens:
         """The visual tokens of images whose projected tiles are ``features`` [tiles, cells, C]."""
+        if self.samplers.vision and self.config.vision_sampler["method"] == "heuristic":
+            return heuristic_tokens(features, self.image_newline, grids, self.config.vision_sampler)
         if self.samplers.vision:
             return self.vision_sampler(features, self.image_newline, grids, self.samplers.scales)
         return baseline_tokens(features, self.image_newline, grids)
@@ -138,10 +141,20 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         Raises:
             ValueError: if there are not as many tiles as the image sizes say.
         """
-        tiles = torch.cat(tiles_of_images(pixel_values, grids))
-        states = self.vision_tower(tiles, output_hidden_states=True).hidden_states
-        features = self.multi_modal_projector(states[self.config.vision_feature_layer][:, 1:])  # no class token
-        return self.sample_images(features, grids)
+        return self.sample_images(self.encode_tiles(torch.cat(tiles_of_images(pixel_values, grids))), grids)
+
+    def encode_tiles(self, tiles: Tensor) -> Tensor:
+        """Vision tower and projector: [tiles, 3, P, P] -> [tiles, cells, C].
+
+        LLaVA-NeXT runs all layers and keeps every layer's output to take one of them; here the tower ends there.
+        """
+        tower, layer = self.vision_tower, self.config.vision_feature_layer
+        assert isinstance(layer, int)  # the configuration refuses others
+        states = tower.pre_layrnorm(tower.embeddings(tiles))
+        outputs = range(len(tower.encoder.layers) + 1)  # of the embedding, and of every layer
+        for encoder_layer in tower.encoder.layers[: outputs[layer]]:
+            states = encoder_layer(states, None)
+        return self.multi_modal_projector(states[:, 1:])  # no class token
 
     def _images(
         self, input_ids: Tensor | None, pixel_values: Tensor | None, image_sizes: Tensor | None

@@ -82,6 +82,10 @@ def _part_of(scales: Sequence[str], config: FocusLlavaConfig) -> tuple[str, ...]
     """
     if not config.vision_sampler["enabled"]:
         raise ValueError(f"scales is {scales!r}, but the model was trained without a vision-guided sampler")
+    if config.vision_sampler["method"] == "heuristic":
+        raise ValueError(
+            f"scales is {scales!r}, but this model's sampler is heuristic: it keeps single cells and chooses no scale"
+        )
     trained = config.vision_sampler["scales"]
     if isinstance(scales, str) or not scales or not set(scales) <= set(trained):
         raise ValueError(f"scales is {scales!r}; it must be a list of at least one of the trained scales {trained}")

@@ -1,10 +1,15 @@
 """The way of examples/paper/README.md: stage 1 without samplers, a selector added to its weights, stage 2 with it."""
 
 import copy
+import json
 
 import pytest
 import torch
 
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer
+from data_pipeline.preparation.prepare import prepare
+from data_pipeline.sources.llava_json import LlavaJson
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.conversion.checkpoint_reader import read_model
 from tests.distributed.harness import run_ranks
@@ -20,24 +25,39 @@ SELECTORS = {
 }
 
 
+@pytest.fixture
+def captions(dataset, tmp_path):
+    """The pictures of the data set with a caption each."""
+    records = [r for r in json.loads((dataset / "data.json").read_text()) if "image" in r]
+    for record in records:
+        record["conversations"][0]["value"] = "<image>"
+    (tmp_path / "captions.json").write_text(json.dumps(records))
+    source = LlavaJson(tmp_path / "captions.json", dataset / "images", "captions")
+    renderer = Renderer(load_tokenizer(dataset / "tokenizer"), "plain")
+    prepare([source], tmp_path / "captions", renderer=renderer, samples_per_shard=8, num_workers=0)
+    return tmp_path / "captions"
+
+
 def tensors(folder, config):
     start(config)
     return read_model(CheckpointStore(folder).latest())
 
 
 @pytest.mark.slow
-def test_stage_2_starts_with_the_weights_of_stage_1_and_a_new_selector(run_config, tmp_path):
+def test_stage_2_starts_with_the_weights_of_stage_1_and_a_new_selector(run_config, captions, tmp_path):
     stage_1 = run_config({}, {"train_iters": 2}, name="stage1", freeze=["vision_tower", "language_model"])
-    stage_1.data.chat_template = "plain"
+    stage_1.data.chat_template, stage_1.data.path = "plain", str(captions)
     stage_1.model.vision_sampler.enabled, stage_1.model.text_sampler.mode = False, "off"
     run_ranks(train, 1, stage_1)
     (first,) = run_ranks(tensors, 1, stage_1.checkpoint.save, stage_1)
     release = str(tmp_path / "release")
-    assert run_ranks(export_hf, 1, ["--checkpoint", stage_1.checkpoint.save, "--output", release, "--quiet"]) == [0]
+    arguments = ["--checkpoint", stage_1.checkpoint.save, "--output", release, "--format", "llava-next", "--quiet"]
+    assert run_ranks(export_hf, 1, arguments) == [0]
 
     for name, (overrides, scales, window) in SELECTORS.items():
         imported = str(tmp_path / name)
-        arguments = ["--model", release, "--output", imported, "--quiet", f"{KEY}enabled=true"]
+        # The text-guided sampler's defaults are for 32 layers; it has no weights, so its settings are no matter here.
+        arguments = ["--model", release, "--output", imported, "--quiet", "model.text_sampler.mode=off"]
         assert run_ranks(import_hf, 1, [*arguments, *overrides, "data.chat_template=llama3"]) == [0]
         stage_2 = run_config({"tensor_model_parallel_size": 2}, {"train_iters": 1}, name=f"{name} 2", lr=1e-30)
         stage_2.model.vision_sampler = copy.deepcopy(stage_1.model.vision_sampler)
@@ -45,7 +65,7 @@ def test_stage_2_starts_with_the_weights_of_stage_1_and_a_new_selector(run_confi
         stage_2.model.vision_sampler.scales, stage_2.model.vision_sampler.window = scales, window
         stage_2.checkpoint.pretrained = imported
         run_ranks(train, 2, stage_2)
-        (second,) = run_ranks(tensors, 1, stage_2.checkpoint.save, stage_2)
+        (second,) = run_ranks(tensors, 1, stage_2.checkpoint.save, stage_1)
         new = {f"vision_sampler.selector.{kind}" for kind in ("weight", "bias")}
         assert second.keys() - first.keys() == new and first.keys() <= second.keys()
         assert second["vision_sampler.selector.weight"].shape == (len(scales), 16)

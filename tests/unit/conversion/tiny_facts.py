@@ -11,6 +11,8 @@ from tests.unit.release import tiny_models as tiny
 
 VISION_SAMPLER = {
     "enabled": True,
+    "method": "learned",
+    "heuristic_keep": None,
     "window": 4,
     "scales": ["1x1", "2x2", "4x4"],
     "score_pooling": "max",
