@@ -4,6 +4,7 @@ Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor i
 shape, so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from data_pipeline.loading.steps import LoaderState
 from megatron_focus.checkpoint.saver import CONFIG_FILE, CheckpointSaver
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.models.modules import module_of
 
 _EXTRA_STATE = "_extra_state"
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -113,14 +116,22 @@ def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:
     return TrainState(**loaded["train_state"])
 
 
-def load_weights(folder: Path, parts: Trainable) -> None:
+def load_weights(folder: Path, parts: Trainable, new_modules: Collection[str] = ()) -> None:
     """Start a new run from the weights of a checkpoint of any layout (collective).
 
+    Args:
+        folder: the checkpoint.
+        parts: what is loaded into.
+        new_modules: modules that keep the weights they have, see ``module_of``.
+
     Raises:
-        ValueError: the checkpoint does not fit the configured model.
+        ValueError: the checkpoint does not fit the rest of the configured model.
     """
-    loaded = _load(_sharded_model(parts.chunks), folder)
-    _load_chunks(parts.chunks, loaded)
+    wanted = {
+        chunk: {name: tensor for name, tensor in state.items() if module_of(name) not in new_modules}
+        for chunk, state in _sharded_model(parts.chunks).items()
+    }
+    _load_chunks(parts.chunks, _load(wanted, folder), new_modules)
     parts.optimizer.reload_model_params()
 
 
@@ -146,14 +157,24 @@ def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], Any
 def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         return dist_checkpointing.load(sharded, str(folder))
-    except (CheckpointingException, KeyError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {folder} does not fit this model: {error}") from error
+    except (CheckpointingException, CheckpointException, KeyError, RuntimeError) as error:
+        causes = getattr(error, "failures", {0: error}).values()
+        reasons = {str(cause[0] if isinstance(cause, tuple) else cause) for cause in causes}
+        # Behind the name of what is missing stands a list of everything that is there.
+        short = "; ".join(sorted(reason.partition(": [")[0].strip("\"'") for reason in reasons))
+        raise ValueError(
+            f"checkpoint {folder} does not fit this model: {short} (a module that it lacks can begin with new weights: "
+            "checkpoint.new_modules)"
+        ) from error
 
 
-def _load_chunks(chunks: list[DistributedDataParallel], loaded: dict[str, Any]) -> None:
+def _load_chunks(
+    chunks: list[DistributedDataParallel], loaded: dict[str, Any], new_modules: Collection[str] = ()
+) -> None:
     for i, chunk in enumerate(chunks):
         keys = unwrap_model(chunk).load_state_dict(loaded[f"model{i}"], strict=False)
-        missing = [name for name in keys.missing_keys if not name.endswith(_EXTRA_STATE)]
+        needed = (name for name in keys.missing_keys if module_of(name) not in new_modules)
+        missing = [name for name in needed if not name.endswith(_EXTRA_STATE)]
         if missing or keys.unexpected_keys:
             raise ValueError(f"the checkpoint lacks {missing} and has {keys.unexpected_keys} beyond the model")
 

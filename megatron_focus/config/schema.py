@@ -192,7 +192,7 @@ class TrainingConfig:
     max_skipped_steps: int = 10
     """Steps skipped one after another; at the next one the run stops and names the samples."""
     step_timeout_minutes: float = 30.0
-    """A step, with what is saved or loaded beside it, that takes longer hangs: every rank writes its stacks and ends."""
+    """A step that takes longer, with what is saved or loaded beside it, hangs: every rank shows its stacks and ends."""
 
 
 @dataclass(kw_only=True)
@@ -207,6 +207,8 @@ class CheckpointConfig:
     """Checkpoints kept in ``save``; 0 keeps all."""
     pretrained: str | None = None
     """Checkpoint whose weights a new run starts from."""
+    new_modules: list[str] = field(default_factory=list)
+    """Modules, named as in ``optimizer.freeze``, that are not taken from ``pretrained`` but begin with new weights."""
 
 
 @dataclass(kw_only=True)

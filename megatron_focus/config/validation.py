@@ -367,6 +367,13 @@ def _training_problems(config: RunConfig) -> list[str]:
     for key, modules in (("module_lr", list(optimizer.module_lr)), ("freeze", optimizer.freeze)):
         for module in modules:
             problems += _one_of(f"optimizer.{key} has", module, MODULES)
+    for module in config.checkpoint.new_modules:
+        problems += _one_of("checkpoint.new_modules has", module, MODULES)
+    if config.checkpoint.new_modules and config.checkpoint.pretrained is None:
+        problems.append(
+            f"checkpoint.new_modules={config.checkpoint.new_modules}, but checkpoint.pretrained names no weights for "
+            "the others: set it, or leave both out to train everything from new weights"
+        )
     for module in optimizer.freeze:
         if module in optimizer.module_lr:
             problems.append(f"optimizer.freeze and optimizer.module_lr both name {module!r}; keep one")

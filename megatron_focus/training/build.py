@@ -12,7 +12,7 @@ from megatron_focus.checkpoint.state import Trainable
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.models.builder import build_model
-from megatron_focus.training.modules import freeze_modules
+from megatron_focus.models.modules import freeze_modules
 from megatron_focus.training.optimizer import build_optimizer, build_scheduler
 
 

@@ -12,7 +12,7 @@ from megatron.core.optimizer.optimizer_config import ParamKey, ParamWithNamePred
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.training.modules import module_of
+from megatron_focus.models.modules import module_of
 
 
 def build_optimizer(config: RunConfig, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:

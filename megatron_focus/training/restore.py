@@ -49,6 +49,10 @@ def restore(
             f"no undamaged checkpoint is left ({', '.join(set_aside)}): name another checkpoint.save to start anew"
         )
     if config.checkpoint.pretrained is not None:
-        load_weights(checkpoint_folder(config.checkpoint.pretrained), parts)
-        say(f"starting from the weights of {config.checkpoint.pretrained}")
+        new = config.checkpoint.new_modules
+        load_weights(checkpoint_folder(config.checkpoint.pretrained), parts, new)
+        say(
+            f"starting from the weights of {config.checkpoint.pretrained}"
+            + (f", with a new {' and '.join(new)}" if new else "")
+        )
     return TrainState()

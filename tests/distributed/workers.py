@@ -26,9 +26,9 @@ from megatron_focus.models.packed_layout import PAD
 from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.parallel.initialize import initialize
 from megatron_focus.training.batch import StepFeeder
+from megatron_focus.training.build import build_trainable
 from megatron_focus.training.step import forward_backward, train_step
 from megatron_focus.training.step_guard import StepGuard
-from megatron_focus.training.build import build_trainable
 from tests.distributed.assemble import Shard, local_shards
 from tests.tiny import IMAGE_TOKEN, make_row, split_row, tiny_model
 

@@ -75,7 +75,6 @@ ROWS = {
     "table8-0.9-1.0-1.1": DEFAULT_VISION | {VISION + "balance_weights": [0.9, 1.0, 1.1]},
     **{f"figure2-layer{n:02}": DEFAULT_TEXT | {TEXT + "layer": n} for n in (4, 8, 12, 16, 20, 24, 28, 31)},
 }
-SELECTORS = {3: "stage1-3-scales", 7: "stage1-7-scales"}
 
 
 @cache
@@ -115,14 +114,12 @@ def test_a_row_is_what_the_table_says(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_starts_from_weights_of_its_shape_and_has_a_folder_of_its_own_if_it_is_trained_on_its_own(name):
+def test_a_row_starts_from_stage_1_and_has_a_folder_of_its_own_if_it_is_trained_on_its_own(name):
     config = load(f"ablations/{name}.yaml")
     sampler = config.model.vision_sampler
-    expected = "runs/paper/pretrain"
-    if sampler.enabled and sampler.method == "learned":
-        two = {1: "stage1-keep-or-discard", 2: "stage1-2-scales"}
-        expected = "imported/" + (two.get(sampler.window) or SELECTORS[len(sampler.scales)])
-    assert config.checkpoint.pretrained == expected
+    learned = sampler.enabled and sampler.method == "learned"
+    assert config.checkpoint.pretrained == load("pretrain.yaml").checkpoint.save
+    assert config.checkpoint.new_modules == (["vision_sampler"] if learned else [])
     # Rows that share a folder share the training: they may differ in what inference alone reads.
     for other in ROWS:
         theirs = load(f"ablations/{other}.yaml")
