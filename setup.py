@@ -35,7 +35,10 @@ EXTRAS = {
     # Data sets behind URLs.
     "remote": ["fsspec[http]>=2026.1", "s3fs>=2026.1"],
     "quickstart": ["scikit-image==0.26.0"],
-    # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format.
+    # The web page of examples/demo. It holds Pillow below 13.
+    "demo": ["gradio==6.31.0"],
+    # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format; anls and
+    # torchmetrics score answers.
     "test": [
         "pytest==9.2.0",
         "hypothesis==6.170.15",
@@ -45,8 +48,11 @@ EXTRAS = {
         "moto[server]>=5",
         "llama-models==0.3.0",
         "tiktoken>=0.14",
+        "anls==0.0.2",
+        "torchmetrics==1.9.0",
     ],
-    "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4"],
+    # playwright drives the system's Chromium, if there is one, through the demo.
+    "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4", "playwright==1.65.2"],
 }
 
 setup(

@@ -1,0 +1,92 @@
+"""The optional packages: what each enables, and the line that installs it. Standard library alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_focus.diagnosis.apex import inspect_apex
+from megatron_focus.diagnosis.packages import Package, inspect_packages
+from megatron_focus.diagnosis.requirements import Requirement
+
+
+@dataclass(frozen=True)
+class Component:
+    """An optional package."""
+
+    name: str
+    enables: str
+    requirement: str = ""
+    """Distribution that brings it, where that is another one."""
+    extra: str | None = None
+    """Extra of the project that pins it; None: the project does not."""
+    flags: str = ""
+    """Of pip."""
+
+
+COMPONENTS = (
+    Component(
+        "transformer-engine",
+        "fused attention and fused Adam on GPUs (model.transformer_impl=transformer_engine)",
+        extra="gpu",
+        flags="--no-build-isolation ",  # its PyTorch part is compiled against the torch that is there
+    ),
+    Component("nvidia-dali-cuda130", "decoding on the GPU (data.decoder=dali)", extra="dali"),
+    Component(
+        "flash-attn",
+        'attn_implementation="flash_attention_2" in releases',
+        flags="--no-build-isolation ",
+    ),
+    Component("s3fs", "data sets at s3:// (data.path)", extra="remote"),
+    Component("aiohttp", "data sets at http:// and https:// (data.path)", requirement="fsspec", extra="remote"),
+    Component("gradio", "the web demo (examples/demo)", extra="demo"),
+)
+APEX_ENABLES = "fused Adam on GPUs, where Transformer Engine is not installed (parallel.use_distributed_optimizer)"
+
+
+@dataclass(frozen=True)
+class FoundComponent:
+    """One row of the table."""
+
+    package: Package
+    enables: str
+    install: str
+
+
+def inspect_components(requirements: Sequence[Requirement], torch_cuda: str | None) -> list[FoundComponent]:
+    """Look for every optional package.
+
+    Args:
+        requirements: the project's.
+        torch_cuda: CUDA version that torch was built with, e.g. ``13.0``; None without.
+    """
+    pins = [_pin(component, requirements) for component in COMPONENTS]
+    wanted = [
+        (component.name, pin.versions if pin is not None and pin.name == component.name else "")
+        for component, pin in zip(COMPONENTS, pins, strict=True)
+    ]
+    packages = inspect_packages(wanted)
+    found = [
+        FoundComponent(package, component.enables, install_line(component, pin, torch_cuda))
+        for component, pin, package in zip(COMPONENTS, pins, packages, strict=True)
+    ]
+    package, line = inspect_apex()
+    return [found[0], FoundComponent(package, APEX_ENABLES, line), *found[1:]]
+
+
+def install_line(component: Component, pin: Requirement | None, torch_cuda: str | None) -> str:
+    """The exact line that installs a component, with the project's pin."""
+    what = pin.line if pin is not None else component.requirement or component.name
+    if component.name == "transformer-engine" and (torch_cuda or "").startswith("13"):
+        # Without it, pip takes the core built for CUDA 12 (Transformer Engine's installation guide).
+        what = what.replace("[pytorch]", "[pytorch,core_cu13]")
+    return f"python -m pip install {component.flags}'{what}'"
+
+
+def fused_adam(components: Sequence[FoundComponent]) -> bool:
+    """Whether one of the two packages that bring it is there and works."""
+    return any(c.package.name in ("transformer-engine", "apex") and c.package.state == "ok" for c in components)
+
+
+def _pin(component: Component, requirements: Sequence[Requirement]) -> Requirement | None:
+    name = component.requirement or component.name
+    matching = [r for r in requirements if r.name == name and r.extra == component.extra and r.extra is not None]
+    return matching[0] if matching else None

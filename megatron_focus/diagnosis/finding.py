@@ -1,0 +1,16 @@
+"""One thing that was found."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What is wrong, or worth knowing, and how to put it right."""
+
+    about: str
+    """A configuration key, a package or a part of the machine."""
+    message: str
+    fix: str | None = None
+    """The line to type, where there is one."""
+    is_problem: bool = True
+    """False: worth knowing, nothing depends on it."""

@@ -1,0 +1,78 @@
+"""Whether all nodes see the same folder, with files of their own in it that are gone at the end."""
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+from megatron_focus.diagnosis.meeting import Meeting
+
+_PATIENCE_S = 20.0  # network file systems may show a new file late
+_POLL_S = 0.2
+
+
+def check_shared_folder(folder: str, meeting: Meeting) -> str | None:
+    """Rank 0 writes a random token, one process of each node reads it (collective over the meeting).
+
+    Returns:
+        what is wrong as this rank sees it; None if all is well, or if another process speaks for this node.
+    """
+    rank_0, problem = meeting.launch.rank == 0, None
+    path, made = Path(folder) / f"preflight-{secrets.token_hex(8)}", []
+    token = secrets.token_hex(16)
+    if rank_0:
+        try:
+            made = _make(path.parent)
+            _write(path, token)
+        except OSError as error:
+            problem = f"checkpoint.save: {path.parent} cannot be written ({error.strerror})"
+    place, expected = meeting.share([str(path), None if problem else token])
+    if expected is not None and meeting.launch.speaks_for_node and not rank_0:
+        problem = _look(Path(place), expected)
+    meeting.gather("view of the shared folder", None)  # all have looked
+    if rank_0:
+        path.unlink(missing_ok=True)
+        for parent in made:
+            parent.rmdir()
+    return problem
+
+
+def _look(path: Path, token: str) -> str | None:
+    """Read the token and write a file beside it."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := _read(path)) != token:
+        if time.monotonic() > deadline:
+            what = "is not there" if found is None else "has other contents"
+            return (
+                f"checkpoint.save: {path.parent} is not the folder that rank 0 sees: {path.name}, written there, {what}"
+            )
+        time.sleep(_POLL_S)
+    own = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
+    try:
+        _write(own, token)
+        own.unlink()
+    except OSError as error:
+        return f"checkpoint.save: {path.parent} can be read, but not written ({error.strerror})"
+    return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        os.listdir(path.parent)  # makes NFS look again
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _write(path: Path, token: str) -> None:
+    with path.open("w") as file:
+        file.write(token)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make the folder; returns what was made, the innermost first."""
+    missing = [part for part in (folder.absolute(), *folder.absolute().parents) if not part.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
