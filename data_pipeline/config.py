@@ -78,6 +78,11 @@ class DataConfig:
     """A row may hold more than ``max_sequence_length`` tokens if less is compressed than expected, by at most this
     factor: the memory must suffice for that."""
 
+    rows_multiple_of: int = 1
+    """The rows of a step are made in multiples of this, equally costly. Set it to the data-parallel size (or a multiple
+    of it; times the pipeline stages with virtual stages), so that every rank has as many rows as the others. It decides
+    which samples share a row; the data-parallel size never does."""
+
     decoder: str = "cpu"
     """``cpu`` decodes in the worker processes; ``dali`` decodes and resizes on the GPU, in the trainer's process."""
 

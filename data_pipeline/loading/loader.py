@@ -13,6 +13,7 @@ from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import load_tokenizer
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.decoding.dali import DaliTiler
+from data_pipeline.loading.cost import SampleCost
 from data_pipeline.loading.estimate import KeptEstimate
 from data_pipeline.loading.planning import StepPlan, StepPlanner
 from data_pipeline.loading.reading import FinishedRow, ReadRow, RowReader
@@ -49,6 +50,7 @@ class StepLoader:
         data_parallel_size: number of data-parallel ranks.
         state: where to begin; the beginning of the first epoch if None.
         device: where the rows will be used.
+        cost: by what rows and ranks are evened out; the expected tokens if None.
 
     Raises:
         ValueError: naming the configuration key or the file: something is missing, the data set was prepared with
@@ -65,6 +67,7 @@ class StepLoader:
         data_parallel_size: int,
         state: LoaderState | None = None,
         device: torch.device | None = None,
+        cost: SampleCost | None = None,
     ):
         assert 0 <= data_parallel_rank < data_parallel_size and global_batch_size > 0
         if data.path is None or data.tokenizer is None:
@@ -81,6 +84,7 @@ class StepLoader:
             self.manifest,
             global_batch_size=global_batch_size,
             data_parallel_size=data_parallel_size,
+            cost=cost,
         )
         self._place = self._begin(state)
         running = data.packing_estimate == "running"

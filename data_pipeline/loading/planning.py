@@ -6,9 +6,12 @@ Every rank plans the whole step and comes to the same result.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from data_pipeline.anyres import plan_tiles
 from data_pipeline.config import DataConfig, ImageGeometry
 from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.loading.cost import SampleCost
 from data_pipeline.loading.ordering import OrderSettings, SampleOrder
 from data_pipeline.loading.packing import assign_rows, pack
 from data_pipeline.loading.steps import SkippedSample
@@ -22,14 +25,38 @@ class StepPlan:
     """The samples of each row, as indices into the manifest."""
     expected: list[int]
     """Tokens that each row is expected to bring into the language model."""
+    costs: list[int]
+    """What each row is expected to cost, see ``SampleCost``."""
     rows_of_rank: list[list[int]]
     """For each data-parallel rank the numbers of its rows; none where there are fewer rows than ranks."""
     too_long: list[int]
     """Samples left out of the step, because no row can hold them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepSamples:
+    """The samples of a step that rows can hold, with what is expected of them.
+
+    Shapes: n samples.
+    """
+
+    index: NDArray[np.int64]
+    """int64 [n], into the manifest."""
+    expected: NDArray[np.int64]
+    """int64 [n], tokens in the language model."""
+    worst: NDArray[np.int64]
+    """int64 [n], tokens in the language model if nothing is compressed."""
+    cost: NDArray[np.int64]
+    """int64 [n], see ``SampleCost``."""
+    too_long: NDArray[np.int64]
+    """Samples that no row can hold, into the manifest."""
+
+
 class StepPlanner:
     """Plans steps.
+
+    What shares a row follows from the configuration, the data set and the expected share of visual tokens. The number
+    of data-parallel ranks only decides who gets which row.
 
     Args:
         data: order and packing.
@@ -37,10 +64,12 @@ class StepPlanner:
         manifest: the data set.
         global_batch_size: samples in a step.
         data_parallel_size: number of data-parallel ranks.
+        cost: what is even over rows and ranks; the expected tokens if None.
 
     Raises:
-        ValueError: a weight names no source; a sample exceeds the budget and ``on_bad_sample`` is ``error``; no sample
-            fits; or an image has more pixels than ``geometry`` allows.
+        ValueError: ``rows_multiple_of`` is less than 1 or more than ``global_batch_size``; a weight names no source; a
+            sample exceeds the budget and ``on_bad_sample`` is ``error``; no sample fits; or an image has more pixels
+            than ``geometry`` allows.
     """
 
     def __init__(
@@ -51,7 +80,14 @@ class StepPlanner:
         *,
         global_batch_size: int,
         data_parallel_size: int,
+        cost: SampleCost | None = None,
     ):
+        if not 1 <= data.rows_multiple_of <= global_batch_size:
+            raise ValueError(
+                f"data.rows_multiple_of={data.rows_multiple_of}: must be 1 to training.global_batch_size="
+                f"{global_batch_size}, as a row has at least one sample"
+            )
+        self.rows_multiple_of, self.cost = data.rows_multiple_of, cost or SampleCost()
         self.manifest, self.global_batch_size, self.num_ranks = manifest, global_batch_size, data_parallel_size
         settings = OrderSettings(
             seed=data.seed, weights=dict(data.source_weights), shuffle=data.shuffle, window=data.shuffle_window
@@ -65,6 +101,8 @@ class StepPlanner:
         """int64 [n], tokens of each sample if nothing is compressed."""
         self._check_sizes(geometry)
         self._check_lengths(data.on_bad_sample)
+        self.tiles = tiles_of_samples(manifest, geometry)
+        """int64 [n]."""
 
     def plan(self, place: int, kept_ratio: float) -> StepPlan:
         """The step whose global batch begins at ``place`` of the endless order.
@@ -73,18 +111,41 @@ class StepPlanner:
             place: samples of the order before this step.
             kept_ratio: share of the visual tokens that is expected to enter the language model.
         """
-        batch = self.order.take(place, self.global_batch_size)
-        length = self.length[batch]
-        fits = length <= self.budget
-        batch, worst, too_long = batch[fits], length[fits].tolist(), batch[~fits].tolist()
-        expected = self.text[batch] + np.ceil(self.visual[batch] * min(kept_ratio, 1.0)).astype(np.int64)
-        rows = pack(expected.tolist(), self.budget, worst, self.worst_budget)
-        costs = [int(expected[row].sum()) for row in rows]
+        samples = self.samples(place, kept_ratio)
+        rows = self.rows(samples)
+        row_of = np.empty(len(samples.index), dtype=np.int64)
+        for number, row in enumerate(rows):
+            row_of[row] = number
+        costs, expected = (_sums(values, row_of, len(rows)) for values in (samples.cost, samples.expected))
         return StepPlan(
-            rows=[batch[row].tolist() for row in rows],
-            expected=costs,
+            rows=[samples.index[row].tolist() for row in rows],
+            expected=expected,
+            costs=costs,
             rows_of_rank=assign_rows(costs, self.num_ranks),
-            too_long=too_long,
+            too_long=samples.too_long.tolist(),
+        )
+
+    def rows(self, samples: StepSamples) -> list[list[int]]:
+        """What shares a row, as places in ``samples``."""
+        return pack(
+            samples.cost, samples.expected, self.budget, samples.worst, self.worst_budget, self.rows_multiple_of
+        )
+
+    def samples(self, place: int, kept_ratio: float) -> StepSamples:
+        """What the step holds; the arguments are those of ``plan``."""
+        batch = self.order.take(place, self.global_batch_size)
+        fits = self.length[batch] <= self.budget
+        batch, too_long = batch[fits], batch[~fits]
+        visual = np.ceil(self.visual[batch] * min(kept_ratio, 1.0)).astype(np.int64)
+        cost = self.cost(
+            tiles=self.tiles[batch],
+            text=self.text[batch],
+            visual=visual,
+            keys=self.manifest.keys[batch],
+            step=place // self.global_batch_size,
+        )
+        return StepSamples(
+            index=batch, expected=self.text[batch] + visual, worst=self.length[batch], cost=cost, too_long=too_long
         )
 
     def too_long(self, index: int) -> SkippedSample:
@@ -117,3 +178,22 @@ class StepPlanner:
                 f"{self.manifest.describe(sample)}: an image of {pixels[image]} pixels, more than "
                 f"model.image.max_image_pixels={geometry.max_image_pixels}: raise that, or prepare the data set with it"
             )
+
+
+def _sums(values: NDArray[np.int64], row_of: NDArray[np.int64], num_rows: int) -> list[int]:
+    total = np.zeros(num_rows, dtype=np.int64)
+    np.add.at(total, row_of, values)
+    sums: list[int] = total.tolist()
+    return sums
+
+
+def tiles_of_samples(manifest: Manifest, geometry: ImageGeometry) -> NDArray[np.int64]:
+    """int64 [n], tiles of all images of each sample, the global views among them."""
+    sizes, inverse = np.unique(manifest.heights << 32 | manifest.widths, return_inverse=True)  # each is planned once
+    counts = []
+    for size in sizes.tolist():
+        plan = plan_tiles(size >> 32, size & 0xFFFFFFFF, geometry)
+        counts.append(1 + plan.rows * plan.cols)
+    total = np.zeros(len(manifest.heights) + 1, dtype=np.int64)
+    np.cumsum(np.array(counts, dtype=np.int64)[inverse], out=total[1:])
+    return total[manifest.first_image[1:]] - total[manifest.first_image[:-1]]

@@ -77,6 +77,7 @@ def _size_problems(config: RunConfig) -> list[str]:
         "parallel.pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "data.max_sequence_length": config.data.max_sequence_length,
         "data.worst_case_factor": config.data.worst_case_factor,
+        "data.rows_multiple_of": config.data.rows_multiple_of,
         "model.image.max_image_pixels": image.max_image_pixels,
         "training.train_iters": training.train_iters,
         "training.exit_iter": 1 if training.exit_iter is None else training.exit_iter,
@@ -358,6 +359,11 @@ def _training_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"model.image.max_image_pixels={config.model.image.max_image_pixels} is more than Pillow opens: "
             f"{MAX_IMAGE_PIXELS} at most"
+        )
+    if config.data.rows_multiple_of > training.global_batch_size:
+        problems.append(
+            f"data.rows_multiple_of={config.data.rows_multiple_of} exceeds training.global_batch_size="
+            f"{training.global_batch_size}: a row has at least one sample"
         )
     if config.data.max_sequence_length > config.model.language.max_position_embeddings:
         problems.append(

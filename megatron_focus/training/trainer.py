@@ -23,6 +23,7 @@ from megatron_focus.training.build import build_trainable, run_tokenizer
 from megatron_focus.training.hang_detection import HangDetection
 from megatron_focus.training.outcome import Outcome
 from megatron_focus.training.restore import restore
+from megatron_focus.training.sample_cost import sample_cost
 from megatron_focus.training.signals import StopRequest
 from megatron_focus.training.step import train_step
 from megatron_focus.training.step_guard import StepGuard, weights_are_finite
@@ -179,6 +180,7 @@ class Trainer:
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
             state=loader_state(self.state.loader),
             device=self.device,
+            cost=sample_cost(self.config.model, freeze=self.config.optimizer.freeze, seed=self.config.training.seed),
         )
 
     def _sources(self) -> list[str]:

@@ -1,0 +1,72 @@
+"""Rows of a step."""
+
+from dataclasses import replace
+
+import pytest
+
+from megatron_focus.config.schema import ModelConfig, RunConfig
+from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
+from megatron_focus.planning.work import model_flops
+from megatron_focus.planning.workload import assumed_sample, row_load, workload
+
+SAMPLE = assumed_sample(480, 640, 200, 100, 80, ModelConfig().image)
+
+
+def test_an_assumed_sample_counts_tokens_and_tiles_as_the_data_does():
+    assert (SAMPLE.visual, SAMPLE.tiles) == (2340, 5)  # method.md: 640 x 480 gives 2,340
+
+
+def test_layers_before_the_drop_see_all_and_layers_behind_it_less():
+    load = row_load(ModelConfig(), [SAMPLE], 0.5, 0.75)
+    before, after = 200 + 1170, 200 + 1170 * 0.75
+    assert load.tokens == before
+    assert [layer.tokens for layer in load.layers[:8]] == [before] * 8
+    # Layers 8 to 24 are equally likely, so before layer 16 nine of seventeen have dropped.
+    assert load.layers[16].tokens == pytest.approx(before + (after - before) * 9 / 17)
+    assert [layer.tokens for layer in load.layers[24:]] == pytest.approx([after] * 8)
+    assert load.layers[0].squares == before**2
+
+
+@pytest.mark.parametrize(("mode", "shorter"), [("off", 32), ("direct", 32), ("train", 8)])
+def test_fixed_modes_drop_before_their_layer_or_not_at_all(mode, shorter):
+    model = ModelConfig()
+    model = replace(model, text_sampler=replace(model.text_sampler, mode=mode))
+    load = row_load(model, [SAMPLE], 0.5, 0.75)
+    assert sum(layer.tokens == load.tokens for layer in load.layers) == shorter
+
+
+def test_rows_are_packed_within_the_budget_and_the_worst_row_is_its_limit():
+    config = RunConfig()
+    load = workload(config, [SAMPLE], 0.435, 0.75, "here")
+    assert load.mean.tokens <= config.data.max_sequence_length
+    assert load.rows * load.mean.samples == pytest.approx(config.training.global_batch_size)
+    assert load.worst.tokens == pytest.approx(config.data.max_sequence_length * config.data.worst_case_factor)
+    assert load.worst.layers[-1].tokens == pytest.approx(load.worst.tokens)  # nothing is dropped
+
+
+def test_without_compression_the_worst_row_is_the_budget():
+    config = RunConfig()
+    plain = replace(config.model, vision_sampler=replace(config.model.vision_sampler, enabled=False))
+    load = workload(replace(config, model=plain), [SAMPLE], 0.435, 0.75, "here")
+    assert load.worst.tokens == pytest.approx(config.data.max_sequence_length)
+    assert load.mean.visual == pytest.approx(2340 * load.mean.samples)
+
+
+def test_rows_are_as_many_as_divide_over_the_replicas():
+    config = RunConfig()
+    even = replace(config, data=replace(config.data, rows_multiple_of=32))
+    assert workload(even, [SAMPLE], 0.435, 0.75, "here").rows == 32
+
+
+def test_a_sample_longer_than_a_row_is_an_error():
+    config = RunConfig()
+    short = replace(config, data=replace(config.data, max_sequence_length=2000))
+    with pytest.raises(ValueError, match=r"2540 tokens, more than data.max_sequence_length=2000"):
+        workload(short, [SAMPLE], 0.435, 0.75, "here")
+
+
+def test_model_flops_are_those_of_the_trainers_mfu():
+    model = ModelConfig()
+    load = row_load(replace(model, text_sampler=replace(model.text_sampler, mode="off")), [SAMPLE, SAMPLE], 1.0, 1.0)
+    layers = 32 * decoder_layer_flops(model, [2540, 2540])
+    assert model_flops(model, load) == pytest.approx(3 * (layers + vision_flops(model, 10) + head_flops(model, 200)))

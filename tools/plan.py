@@ -1,0 +1,188 @@
+"""Plan a run without a GPU: memory, step time, messages, and the best parallel layouts of a cluster."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from data_pipeline.dataset.manifest import Manifest
+from megatron_focus.config.loading import load_config
+from megatron_focus.config.schema import RunConfig
+from megatron_focus.planning.estimate import estimate
+from megatron_focus.planning.hardware import GPUS, Cluster
+from megatron_focus.planning.installed import missing_here, validate_plan
+from megatron_focus.planning.remedies import remedies
+from megatron_focus.planning.report import Plan, as_json, report
+from megatron_focus.planning.search import LoadOf, overrides, search
+from megatron_focus.planning.workload import Sample, assumed_sample, manifest_samples, workload
+
+EXAMPLE = """\
+examples:
+  python tools/plan.py examples/backbones/llama-3-8b/64gpus.yaml --gpus 64 --gpu a100-80gb
+  python tools/plan.py config.yaml data.path=prepared/mix --sequence-lengths manifest --gpus 16 --gpu h100-80gb \\
+      --write-config run.yaml
+
+Exit codes: 0, the configuration's own layout fits; 1, it does not (the report says what would); 2, the configuration
+cannot run anywhere.
+"""
+_MANIFEST_BATCHES = 16
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Plan and print."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        for file in (options.json, options.write_config):
+            if file is not None and file.exists():
+                raise ValueError(f"{file} exists; name a new file")
+        config = load_config(options.config, options.overrides)
+        validate_plan(config, options.gpus)
+        plan = make_plan(config, options)
+        if options.json is not None:
+            _write(options.json, json.dumps(as_json(plan), indent=1) + "\n")
+        if options.write_config is not None:
+            _write(options.write_config, _best_config(plan, options))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(plan, options.top))
+    best = plan.ranked[0].estimate if plan.ranked else plan.own
+    verdict = "fits" if plan.own.fits else "does not fit"
+    found = (
+        f"the best of {len(plan.ranked)} layouts takes {best.time.total:.2f} s a step"
+        if best.fits
+        else "no layout fits"
+    )
+    print(f"\n{options.config} {verdict} on {options.gpus} {options.gpu}; {found}")
+    return 0 if plan.own.fits else 1
+
+
+def make_plan(config: RunConfig, options: argparse.Namespace) -> Plan:
+    """Everything that the report says."""
+    cluster = Cluster(gpu=GPUS[options.gpu], gpus=options.gpus, node_size=options.nodes_of)
+    load_of = _workloads(config, options)
+    load = load_of(config)
+    own = estimate(config, load, cluster)
+    ranked = search(config, load_of, cluster)
+    return Plan(
+        title=str(options.config),
+        cluster=cluster,
+        load=load,
+        own=own,
+        ranked=ranked,
+        remedies=[] if own.fits else remedies(config, load_of, cluster, ranked),
+        missing=missing_here(config),
+    )
+
+
+def _workloads(config: RunConfig, options: argparse.Namespace) -> LoadOf:
+    """From a configuration to the rows of its steps."""
+    samples: list[Sample]
+    if options.sequence_lengths == "manifest":
+        if config.data.path is None:
+            raise ValueError("data.path is not set; --sequence-lengths manifest reads the lengths there")
+        manifest = Manifest.load(config.data.path)
+        count = _MANIFEST_BATCHES * config.training.global_batch_size
+        samples = manifest_samples(manifest, config.model.image, config.data.seed, count)
+        source = f"{count:,} samples drawn from {config.data.path}, user tokens taken to be all that is not learnt"
+    else:
+        height, width = options.image
+        text, labels, asked = options.text_tokens
+        samples = [assumed_sample(height, width, text, labels, asked, config.model.image)]
+        source = (
+            f"every sample has one image of {width} x {height} pixels, {samples[0].visual:,} visual tokens of "
+            f"LLaVA-NeXT, and {text} tokens of text, {labels} of them learnt and {asked} of the user"
+        )
+    source += f"; {options.kept_vision:.1%} of the visual tokens kept by the vision-guided sampler where it is on, "
+    source += f"{options.kept_text:.0%} of those by the text-guided one"
+    return lambda changed: workload(changed, samples, options.kept_vision, options.kept_text, source)
+
+
+def _best_config(plan: Plan, options: argparse.Namespace) -> str:
+    """A run's file that inherits from the configuration and has the best layout."""
+    if not plan.ranked or not plan.ranked[0].estimate.fits:
+        raise ValueError(
+            f"{options.write_config} is not written: no layout fits; without --write-config the plan says more"
+        )
+    written = OmegaConf.from_dotlist(options.overrides)
+    base = os.path.relpath(Path(options.config).resolve(), options.write_config.resolve().parent)
+    settings = overrides(plan.ranked[0].estimate)
+    for key, value in settings.items():
+        OmegaConf.update(written, key, value)
+    return f"base: {base}\n" + OmegaConf.to_yaml(written)
+
+
+def _write(file: Path, content: str) -> None:
+    """Aside, then renamed."""
+    aside = file.with_name(file.name + ".part")
+    aside.write_text(content, encoding="utf-8")
+    aside.rename(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python tools/plan.py",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="YAML file of a run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
+    parser.add_argument("--gpus", type=_count, required=True, help="GPUs of the job")
+    parser.add_argument("--gpu", choices=GPUS, required=True, help="their kind")
+    parser.add_argument("--nodes-of", type=_count, default=8, help="GPUs a node (%(default)s)")
+    parser.add_argument(
+        "--sequence-lengths",
+        choices=("assumed", "manifest"),
+        default="assumed",
+        help="lengths of the samples: assumed (see below), or drawn from the data set at data.path (%(default)s)",
+    )
+    parser.add_argument("--image", type=_size, default=(480, 640), help="assumed image, WIDTHxHEIGHT (640x480)")
+    parser.add_argument(
+        "--text-tokens",
+        type=_count,
+        nargs=3,
+        metavar=("ALL", "LEARNT", "USER"),
+        default=(200, 100, 80),
+        help="assumed tokens of text of a sample (200 100 80)",
+    )
+    parser.add_argument(
+        "--kept-vision",
+        type=_share,
+        default=0.435,
+        help="share of the visual tokens that the vision-guided sampler keeps (%(default)s: uniform routing)",
+    )
+    parser.add_argument(
+        "--kept-text",
+        type=_share,
+        default=0.75,
+        help="share of those that the text-guided sampler keeps (%(default)s: the paper's, at gamma 0.85)",
+    )
+    parser.add_argument("--top", type=_count, default=5, help="layouts in the table (%(default)s)")
+    parser.add_argument("--json", type=Path, help="file to create with all figures")
+    parser.add_argument("--write-config", type=Path, help="YAML file to create, with the best layout")
+    return parser
+
+
+def _count(value: str) -> int:
+    if int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
+    return int(value)
+
+
+def _share(value: str) -> float:
+    if not 0 < float(value) <= 1:
+        raise argparse.ArgumentTypeError(f"{value} must be above 0 and at most 1")
+    return float(value)
+
+
+def _size(value: str) -> tuple[int, int]:
+    width, _, height = value.partition("x")
+    return _count(height), _count(width)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
