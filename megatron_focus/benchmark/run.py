@@ -1,18 +1,16 @@
 """The benchmark from end to end."""
 
-import os
-import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from data_pipeline.benchmark.measure import interleaved
+from megatron_focus.benchmark.environment import environment
 from megatron_focus.benchmark.megatron_side import MegatronSide
 from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
 from megatron_focus.benchmark.table import TRANSFORMERS, Phase, make_phase
@@ -90,20 +88,3 @@ def logit_difference(ours: MegatronSide, theirs: TransformersSide) -> float:
     if not difference <= LOGIT_TOLERANCE[dtype]:
         raise ValueError(f"both sides should compute the same, but their logits differ by {difference:.1e} in {dtype}")
     return difference
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and command."""
-    packages = ("torch", "megatron-core", "transformers")
-    return {name: version(name) for name in packages} | {
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "command": " ".join(["python", *sys.argv]),
-    }
-
-
-def _cpu_name() -> str:
-    """Capability that torch's kernels use, beside the architecture."""
-    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"

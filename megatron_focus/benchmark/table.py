@@ -107,12 +107,13 @@ def _line(row: Row) -> str:
     sampled = row.name not in (TRANSFORMERS, OFF.name)
     return (
         f"{row.name:16} {tokens:>16} {row.tflop:7.3f} {median(row.seconds):8.3f} {row.tokens_per_second:9,.0f} "
-        f"{_range(row.over_transformers):>22} {row.over_transformers_allowed:5.2f} "
-        f"{_range(row.over_off):>22} {row.over_off_allowed:5.2f} {f'{row.achieved:.0%}' if sampled else '':>7}"
+        f"{format_range(row.over_transformers):>22} {row.over_transformers_allowed:5.2f} "
+        f"{format_range(row.over_off):>22} {row.over_off_allowed:5.2f} {f'{row.achieved:.0%}' if sampled else '':>7}"
     )
 
 
-def _range(values: Range) -> str:
+def format_range(values: Range) -> str:
+    """``median [smallest - largest]``."""
     middle, low, high = values
     return f"{middle:.2f} [{low:.2f} - {high:.2f}]"
 

@@ -3,11 +3,11 @@
 import tempfile
 
 import torch
-from tokenizers import Tokenizer, models
 from torch import Tensor
-from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from data_pipeline.row import PackedRow
+from megatron_focus.benchmark.placeholder_tokenizer import placeholder_tokenizer
 from megatron_focus.benchmark.presets import LEARNING_RATE, Preset
 from megatron_focus.benchmark.workload import image_token_id, transformers_inputs
 from megatron_focus.checkpoint.state import Trainable, save_weights
@@ -35,7 +35,7 @@ class TransformersSide:
             device: where to build it.
         """
         dtype = next(parts.chunks[0].parameters()).dtype
-        facts = model_facts(preset.model, _tokenizer(image_token_id(preset)), "plain")
+        facts = model_facts(preset.model, placeholder_tokenizer(image_token_id(preset)), "plain")
         config = release_config(facts, dtype)
         with device:
             self.model = LlavaNextForConditionalGeneration(
@@ -77,15 +77,3 @@ class TransformersSide:
         """Logits of every token, samples one after the other [tokens, vocabulary], float32."""
         self.model.eval()
         return self.model(**self.inputs, use_cache=False).logits.flatten(0, 1).float()
-
-
-def _tokenizer(image_token: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with the placeholder's id; the conversion asks one for its special tokens."""
-    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "<image>": image_token}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
