@@ -141,20 +141,10 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         Raises:
             ValueError: if there are not as many tiles as the image sizes say.
         """
-        return self.sample_images(self.encode_tiles(torch.cat(tiles_of_images(pixel_values, grids))), grids)
-
-    def encode_tiles(self, tiles: Tensor) -> Tensor:
-        """Vision tower and projector: [tiles, 3, P, P] -> [tiles, cells, C].
-
-        LLaVA-NeXT runs all layers and keeps every layer's output to take one of them; here the tower ends there.
-        """
-        tower, layer = self.vision_tower, self.config.vision_feature_layer
-        assert isinstance(layer, int)  # the configuration refuses others
-        states = tower.pre_layrnorm(tower.embeddings(tiles))
-        outputs = range(len(tower.encoder.layers) + 1)  # of the embedding, and of every layer
-        for encoder_layer in tower.encoder.layers[: outputs[layer]]:
-            states = encoder_layer(states, None)
-        return self.multi_modal_projector(states[:, 1:])  # no class token
+        tiles = torch.cat(tiles_of_images(pixel_values, grids))
+        states = self.vision_tower(tiles, output_hidden_states=True).hidden_states
+        features = self.multi_modal_projector(states[self.config.vision_feature_layer][:, 1:])  # no class token
+        return self.sample_images(features, grids)
 
     def _images(
         self, input_ids: Tensor | None, pixel_values: Tensor | None, image_sizes: Tensor | None

@@ -16,6 +16,7 @@ from megatron_focus.benchmark.workload import prefill_row, sample_tokens, traini
 from megatron_focus.config.schema import LanguageConfig, ModelConfig, ParallelConfig, TextSamplerConfig, VisionConfig
 from megatron_focus.parallel.initialize import initialize
 from tests.distributed.harness import run_ranks
+from tools import benchmark as tool
 
 SMALL = Preset(
     name="small",
@@ -144,3 +145,38 @@ def message_of_unequal_model() -> str:
     with pytest.raises(ValueError) as error:
         module.logit_difference(ours, theirs)
     return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-sizes", "4"], "--batch-sizes: only used with --inference"),
+        (["--inference", "--threads", "2"], "--threads: not used with --inference"),
+        (["--inference", "--transformer-impl", "local"], "--transformer-impl: not used with --inference"),
+        (["--conversion", "--device", "cpu"], "--device: not used with --conversion"),
+        (["--conversion", "--rounds", "3"], "--rounds: not used with --conversion"),
+        (["--conversion-sizes", "3"], "--conversion-sizes: only used with --conversion"),
+        (["--conversion", "--conversion-sizes", "0"], "'0' is not a size in GB, such as 0.3"),
+        (["--inference", "--conversion"], "not allowed with argument --inference"),
+    ],
+)
+def test_options_of_another_mode_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tool.parse_arguments(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_each_mode_has_its_defaults():
+    mode, options = tool.parse_arguments(["--inference"])
+    assert mode.flag == "--inference" and options.batch_sizes == (1, 8) and options.rounds == 7
+    mode, options = tool.parse_arguments(["--preset", "gpu"])
+    assert mode.flag is None and options.preset == "gpu" and options.rounds is None
+    mode, options = tool.parse_arguments(["--conversion", "--conversion-sizes", "0.3", "3"])
+    assert options.conversion_sizes == [0.3, 3.0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("mode", [[], ["--inference"]])
+def test_a_device_that_is_not_there_is_refused(mode, capsys):
+    assert tool.main([*mode, "--device", "cuda"]) == 2
+    assert "argument --device: torch finds no CUDA device here" in capsys.readouterr().err
