@@ -5,20 +5,24 @@ Example:
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from data_pipeline.errors import SampleError
+from megatron_focus.checkpoint.agreement import SupersededError
 from megatron_focus.config.loading import dump_config, load_config
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.config.validation import validate, validate_data
-from megatron_focus.parallel.initialize import initialize, shut_down, world_size_from_launcher
-from megatron_focus.training.outcome import Outcome
+from megatron_focus.parallel.launcher import rank_from_launcher, world_size_from_launcher
 from megatron_focus.training.signals import StopRequest
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Load, check, train; exit code 2 for a configuration or data with which every further try would fail too."""
+    """Load, check, train.
+
+    Exit code 2 where a further try would fail too: a configuration, data or weights that cannot be trained on, steps
+    that are skipped one after another, a job that was started again elsewhere. 1 for what may go away.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m megatron_focus.train",
         description="Train FocusLLaVA. Start one process per GPU, with torchrun or srun.",
@@ -47,25 +51,35 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             print(dump_config(config), end="")
             return 0
-        with StopRequest() as stop:
-            outcome = _run(config, stop, options.life)
-        if options.outcome is not None and os.environ.get("RANK", "0") == "0":
-            outcome.write(options.outcome)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        _run(config, options.outcome, options.life)
+    except (ValueError, FileNotFoundError, FloatingPointError, SupersededError) as error:
         # The process group is left alone: other ranks may wait in a collective, and the launcher ends them.
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _run(config: RunConfig, stop: StopRequest, life: str | None) -> Outcome:
-    from megatron_focus.training.trainer import Trainer  # after validation: Megatron takes seconds to import
+def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None:
+    # After validation: Megatron takes seconds to import. Checkpoint writers import this file again and need none of it.
+    from megatron_focus.parallel.initialize import initialize, shut_down
+    from megatron_focus.training.trainer import Trainer
 
-    # A hang has shown its stacks before the process groups lose patience.
-    device = initialize(config.parallel, config.training.seed, 2 * config.training.step_timeout_minutes)
-    outcome = Trainer(config, device, life).train(stop)
-    shut_down()
-    return outcome
+    outcome_file = outcome_file if rank_from_launcher() == 0 else None
+    if outcome_file is not None:
+        outcome_file.unlink(missing_ok=True)  # of an earlier run: a crash must not look like its end
+    with StopRequest() as stop:
+        # A hang has shown its stacks before the process groups lose patience.
+        device = initialize(config.parallel, config.training.seed, 2 * config.training.step_timeout_minutes)
+        trainer = Trainer(config, device, life)
+        try:
+            outcome = trainer.train(stop)
+        except SampleError:
+            raise
+        except (ValueError, FileNotFoundError) as error:
+            raise RuntimeError(f"after step {trainer.state.iteration}: {error}") from error  # perhaps not the next time
+        if outcome_file is not None:
+            outcome.write(outcome_file)
+        shut_down()
 
 
 if __name__ == "__main__":

@@ -72,12 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's")
-    parser.add_argument("--min-bandwidth", type=_positive, metavar="GB/s", help="least all-reduce bandwidth of the job")
+    parser.add_argument(
+        "--min-bandwidth",
+        type=_positive,
+        metavar="GB/s",
+        help="least all-reduce bandwidth of the job and of each link between two nodes that is measured",
+    )
     parser.add_argument(
         "--min-share",
         type=_positive,
-        help=f"least speed of a GPU, node or link as a share of the median (default: {GPU_MIN_SHARE} with GPUs; "
-        "without, speeds are not compared)",
+        help=f"least speed of a GPU or node as a share of the median (default: {GPU_MIN_SHARE} with GPUs; without, "
+        "speeds are not compared); a single link below it is a warning",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it as JSON")
     parser.add_argument(

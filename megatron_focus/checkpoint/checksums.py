@@ -1,12 +1,17 @@
 """SHA-256 sums of a checkpoint's files, in a file that ``sha256sum -c SHA256SUMS`` reads."""
 
 import hashlib
-from collections.abc import Iterable
+import socket
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
 
+from megatron_focus.checkpoint.agreement import on_rank_0
+
 SUMS_FILE = "SHA256SUMS"
+ALWAYS = ("common.pt", ".metadata", "metadata.json")
+"""Files without which no checkpoint can be loaded."""
 
 
 def write_sums(folder: Path, names: Iterable[str], file: str) -> None:
@@ -34,28 +39,55 @@ def damaged_files(folder: Path) -> list[str]:
     """What is wrong with a checkpoint's files, one entry a file; each rank reads its share (collective).
 
     A checkpoint without sums, such as an imported one, has nothing to be compared with.
+
+    Raises:
+        OSError: a rank cannot read its share, or reads something else than rank 0: a fault of its node or of the
+            storage, and not of the checkpoint.
     """
+    sums, problem = on_rank_0(lambda: _sums_of(folder))
+    if problem is not None:
+        return [problem]
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    gathered: list[list[str]] = [[] for _ in range(ranks)]
-    torch.distributed.all_gather_object(gathered, _damaged(folder, rank, ranks))
-    return sorted({problem for problems in gathered for problem in problems})
+    gathered: list[tuple[str, list[str], list[str]]] = [("", [], []) for _ in range(ranks)]
+    torch.distributed.all_gather_object(
+        gathered, (socket.gethostname(), *_compare(folder, sums, sorted(sums)[rank::ranks]))
+    )
+    unreadable = [f"{host}: {reason}" for host, _, reasons in gathered for reason in reasons]
+    if unreadable:
+        raise OSError(f"{folder} cannot be read: {'; '.join(unreadable[:5])}")
+    accused = {name: host for host, names, _ in gathered for name in names}
+    # Read once more, on another node: nothing is set aside because one machine sees it differently.
+    guilty, unreadable = on_rank_0(lambda: _compare(folder, sums, sorted(accused)))
+    if unreadable or (innocent := sorted(accused.keys() - set(guilty))):
+        seen = unreadable[0] if unreadable else f"{innocent[0]} is damaged as {accused[innocent[0]]} reads it"
+        raise OSError(f"{folder}: {seen}, and not on all nodes")
+    return [f"{name} is not what was written" for name in guilty]
 
 
-def _damaged(folder: Path, rank: int, ranks: int) -> list[str]:
+def _sums_of(folder: Path) -> tuple[dict[str, str], str | None]:
+    """The sums, and what is wrong with them."""
     if not (folder / SUMS_FILE).exists():
-        return []
+        return {}, None
     try:
         sums = read_sums(folder / SUMS_FILE)
     except ValueError as error:
-        return [str(error)]
-    problems = []
-    for name in sorted(sums)[rank::ranks]:
+        return {}, str(error)
+    missing = [name for name in ALWAYS if name not in sums]
+    return sums, f"{SUMS_FILE} does not list {', '.join(missing)}" if missing else None
+
+
+def _compare(folder: Path, sums: dict[str, str], names: Collection[str]) -> tuple[list[str], list[str]]:
+    """Of ``names``, those that are missing or changed, and why others cannot be read."""
+    changed, unreadable = [], []
+    for name in names:
         try:
             if _sum(folder / name) != sums[name]:
-                problems.append(f"{name} has changed since it was written")
+                changed.append(name)
+        except FileNotFoundError:
+            changed.append(name)
         except OSError as error:
-            problems.append(f"{name} cannot be read ({error.strerror})")
-    return problems
+            unreadable.append(f"{name} ({error.strerror})")
+    return changed, unreadable
 
 
 def _sum(path: Path) -> str:

@@ -1,23 +1,27 @@
 """Checkpoints that are written while training goes on.
 
-The state is copied to host memory, or on CPUs shared with a forked process as it is at that moment; that process
-writes and hashes the files. Once every rank's process has ended, at a later step boundary, rank 0 makes the checkpoint
-visible.
+The optimizer's state is gathered and all copied to host memory (on CPUs a forked process shares it as it is at that
+moment); training waits for this. That process writes and hashes the files. Once every rank's has ended, at a later step
+boundary, rank 0 makes the checkpoint visible.
 """
 
 import contextlib
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+import psutil
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
-from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException, _wrap_exception
 
 from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
 from megatron_focus.checkpoint.checksums import SUMS_FILE, read_sums, write_sums
@@ -28,6 +32,7 @@ CONFIG_FILE = "config.yaml"
 
 _FORMAT = ("torch_dist", 1)
 _OWN_SUMS = "sums-of-rank-"
+_PATIENCE = 10  # seconds
 
 
 class CheckpointSaver:
@@ -37,6 +42,7 @@ class CheckpointSaver:
         self.store, self.keep_last = store, keep_last
         self._queue = AsyncCallsQueue()
         self._saved: Path | None = None
+        self._checked = False
 
     def start(self, content: dict[str, Any], iteration: int, config_yaml: str, metadata: dict | None = None) -> None:
         """Begin to write ``content`` (collective); the one before must have ended.
@@ -50,6 +56,7 @@ class CheckpointSaver:
         Raises:
             SaveError: the folder cannot be written; on all ranks.
             ValueError: the checkpoint exists already.
+            RuntimeError: rank 0 could not write the plain values, although there was room; the others are not told.
         """
         assert self._queue.get_num_unfinalized_calls() == 0, "one checkpoint at a time"
         folder = self.store.begin(iteration)
@@ -57,8 +64,15 @@ class CheckpointSaver:
         # Megatron starts a helper process here, which must not die of a signal that is meant for the trainer.
         with _signals_deferred():
             request = dist_checkpointing.save(
-                content, str(folder), strategy, content_metadata=metadata, async_sharded_save=True
+                content,
+                str(folder),
+                strategy,
+                content_metadata=metadata,
+                async_sharded_save=True,
+                # All shards of all ranks are compared on rank 0: once is enough for a run.
+                validate_access_integrity=not self._checked,
             )
+            self._checked = True
             written, _ = request.finalize_fns  # the second writes a file on rank 0 while others wait: see _complete
             complete = partial(self._complete, written, strategy, folder, iteration, config_yaml)
             write = request.async_fn and partial(_write_and_sum, request.async_fn, folder)
@@ -105,14 +119,17 @@ class CheckpointSaver:
             (folder / CONFIG_FILE).write_text(config_yaml)
             _gather_sums(folder)
             return self.store.commit(folder, iteration, self.keep_last)
-        except (OSError, SaveError):
-            shutil.rmtree(folder, ignore_errors=True)  # its room may be what the next attempt needs
-            raise
+        except ValueError as error:
+            raise SaveError(str(error)) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # renamed if it is complete; else its room may be needed
 
 
 @contextlib.contextmanager
 def _signals_deferred() -> Iterator[None]:
     """Processes started here never see the signals that schedulers send to all processes of a job."""
+    # Python starts this helper with the first process, and opens the mask for it.
+    resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
     try:
         yield
@@ -121,12 +138,12 @@ def _signals_deferred() -> Iterator[None]:
 
 
 class _Strategy(TorchDistSaveShardedStrategy):
-    """Megatron's strategy, where rank 0's failure to write the index does not leave the others waiting."""
+    """Megatron's strategy, where one rank's failure at the end does not leave the others waiting."""
 
     problem: str = ""
 
     def _get_save_and_finalize_callbacks(self, writer: Any, save_state_dict_ret: Any) -> AsyncRequest:
-        finish = writer.finish
+        finish, results = writer.finish, writer.retrieve_write_results
 
         def finish_or_remember(*arguments: Any) -> None:
             try:
@@ -134,16 +151,42 @@ class _Strategy(TorchDistSaveShardedStrategy):
             except OSError as error:
                 self.problem = str(error)
 
-        writer.finish = finish_or_remember
+        def results_or_failure() -> Any:
+            try:
+                return results()
+            except (OSError, EOFError) as error:  # the process that passes them on has died
+                return _wrap_exception(error)
+
+        writer.finish, writer.retrieve_write_results = finish_or_remember, results_or_failure
         return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
 
 
 def _write_and_sum(write: Callable[..., None], folder: Path, rank: int, buckets: list, results: Any) -> None:
     """In the writing process: write this rank's files, then hash what is on disk."""
+    written = threading.Event()
+    threading.Thread(target=_end_if_abandoned, args=(written,), daemon=True).start()
     write(rank, buckets, results)
+    written.set()
     names = [bucket[1] for bucket in buckets]
     if all((folder / name).exists() for name in names):  # else the results say what went wrong
         write_sums(folder, names, f"{_OWN_SUMS}{rank}")
+
+
+def _end_if_abandoned(written: threading.Event) -> None:
+    """Megatron writes each file in a process of its own, and waits for ever for one that was killed, as happens when
+    memory runs out. Once none of them has been there for a while, this ends the wait."""
+    seconds_alone = 0
+    while not written.wait(1.0):
+        seconds_alone = 0 if any(map(_runs, psutil.Process().children())) else seconds_alone + 1
+        if seconds_alone == _PATIENCE:
+            os._exit(1)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _gather_sums(folder: Path) -> None:

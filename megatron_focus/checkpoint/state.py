@@ -25,7 +25,13 @@ from megatron_focus.config.schema import RunConfig
 from megatron_focus.models.modules import module_of
 
 _EXTRA_STATE = "_extra_state"
-_OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+_OPTIMIZER_FORMAT = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    # The whole optimizer state of a shard of the model is gathered into the host memory of one data-parallel rank.
+    # Without this all of them would hold it, and their GPUs on the way.
+    "distrib_optim_fully_reshardable_mem_efficient": True,
+    "chained_optim_avoid_prefix": True,
+}
 
 
 @dataclass(kw_only=True)
@@ -41,6 +47,8 @@ class TrainState:
     """Samples left out so far, by reason."""
     skipped_steps: int = 0
     """Steps whose update was not applied."""
+    skipped_in_a_row: int = 0
+    """Of these, the ones since the last applied update."""
     usual_loss: float | None = None
     """Running mean of the loss over applied steps, against which a spike is seen."""
 

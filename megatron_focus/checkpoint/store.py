@@ -7,13 +7,14 @@ A life is one start of a job. A node that lost its connection may go on running 
 elsewhere; the file ``owner`` names the life that may write, and every writer looks before it renames.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import uuid
 from pathlib import Path
 
-from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
+from megatron_focus.checkpoint.agreement import SupersededError, on_rank_0
 
 _COMPLETE = re.compile(r"iter_(\d{7,})")
 _LIFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -67,7 +68,8 @@ class CheckpointStore:
 
         Raises:
             ValueError: the checkpoint exists already.
-            SaveError: the folder cannot be written, or belongs to a later life.
+            SaveError: the folder cannot be written.
+            SupersededError: it belongs to a later life.
         """
         if on_rank_0(lambda: self.path(iteration).exists()):
             raise ValueError(f"{self.path(iteration)} exists already; nothing is written over a checkpoint")
@@ -77,15 +79,20 @@ class CheckpointStore:
         """Make the checkpoint visible, then remove those beyond the newest ``keep_last`` (0 keeps all). Rank 0 only.
 
         Raises:
-            SaveError: the folder belongs to a later life.
+            SupersededError: the folder belongs to a later life.
         """
         self._check_owner()
-        final = self.path(iteration)
-        partial.rename(final)
+        # On disk before older ones go: after a power failure the newest must not be the one that is empty.
+        for file in partial.iterdir():
+            _flush(file)
+        _flush(partial)
+        final = partial.rename(self.path(iteration))
+        _flush(self.folder)
         for old in self.iterations()[:-keep_last] if keep_last else []:
-            # Renamed first: a kill in the middle must not leave half of something that looks complete.
-            removed = self.path(old).rename(self._partial(old))
-            shutil.rmtree(removed)
+            # Renamed first: a kill in the middle must not leave half of something that looks complete. What cannot be
+            # removed now is removed before the next checkpoint.
+            with contextlib.suppress(OSError):
+                shutil.rmtree(self.path(old).rename(self._partial(old)), ignore_errors=True)
         return final
 
     def set_aside(self, iteration: int) -> Path:
@@ -107,7 +114,9 @@ class CheckpointStore:
     def _check_owner(self) -> None:
         owner = self.folder / _OWNER
         if self.life is not None and (now := owner.read_text()) != self.life:
-            raise SaveError(f"{self.folder} belongs to {now} now: this run ({self.life}) was started again elsewhere")
+            raise SupersededError(
+                f"{self.folder} belongs to {now} now: this run ({self.life}) was started again elsewhere"
+            )
 
     def _make_partial(self, iteration: int) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,3 +133,12 @@ class CheckpointStore:
         partial = self._partial(iteration)
         partial.mkdir(exist_ok=True)
         return partial
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -190,7 +190,8 @@ class TrainingConfig:
     loss_spike_factor: float | None = None
     """A step whose loss is above this many times the usual one is skipped, as one that is not finite always is."""
     max_skipped_steps: int = 10
-    """Steps skipped one after another; at the next one the run stops and names the samples."""
+    """Steps skipped one after another; at the next one the run stops and names the samples. A skipped step does not
+    move the learning rate on."""
     step_timeout_minutes: float = 30.0
     """A step that takes longer, with what is saved or loaded beside it, hangs: every rank shows its stacks and ends."""
 

@@ -7,8 +7,10 @@ from megatron_focus.diagnosis.rank_facts import RankFacts
 from megatron_focus.diagnosis.verdict import Verdict, ranges
 
 NOT_SAID = "not set"
-# Names of network interfaces may well differ between machines that work.
-_MAY_DIFFER = ("_SOCKET_IFNAME", "_IB_HCA", "_NET_DEVICES", "_IFACE")
+# Names of network interfaces, files and hosts may well differ between machines that work.
+_MAY_DIFFER = ("_SOCKET_IFNAME", "_IB_HCA", "_NET_DEVICES", "_IFACE", "_FILE", "_DIR", "_HOSTID")
+# So may drivers, while a cluster is upgraded node by node; one that cannot run torch's CUDA fails by itself.
+_DRIVER = "driver"
 _DECIDE_SPEED = ("device", "torch", "NCCL")
 
 
@@ -27,7 +29,8 @@ def compare(facts: Sequence[RankFacts]) -> Verdict:
         # A variable may be missing; where anything else is, or everything, a problem says why already.
         speakers = [rank for rank in speakers if (rank.same if key.startswith("$") else key in rank.same)]
         values = {rank.rank: rank.same.get(key, NOT_SAID) for rank in speakers}
-        add = verdict.warning if key.endswith(_MAY_DIFFER) else verdict.problem
+        may_differ = key == _DRIVER or (key.startswith("$") and key.endswith(_MAY_DIFFER))
+        add = verdict.warning if may_differ else verdict.problem
         for node, message in differing(key, values, {rank.rank: rank.node for rank in facts}).items():
             add(node, message)
     _same_gpu(facts, verdict)
@@ -63,7 +66,8 @@ def speed_can_be_measured(facts: Sequence[RankFacts]) -> bool:
     """Whether collectives can be expected to work: the same libraries, and a GPU for each rank."""
     same = all(len({rank.same.get(key) for rank in facts}) == 1 for key in _DECIDE_SPEED)
     gpus = [(rank.node, rank.gpu["uuid"]) for rank in facts if rank.gpu]
-    return same and len(set(gpus)) == len(gpus)
+    needed = len(facts) if any(rank.same.get("device") == "cuda" for rank in facts) else 0
+    return same and len(set(gpus)) == len(gpus) >= needed
 
 
 def _said_by_all(key: str, facts: Sequence[RankFacts]) -> bool:

@@ -120,6 +120,7 @@ def _gpus(diagnosis: Diagnosis) -> None:
         diagnosis.findings.append(Finding(about="GPUs", message=str(error)))
     for gpu in diagnosis.gpus:
         diagnosis.findings += [Finding(about="GPUs", message=problem) for problem in gpu.problems()]
+        diagnosis.findings += [Finding(about="GPUs", message=text, is_problem=False) for text in gpu.warnings()]
         if gpu.used_mib > _BUSY_SHARE * gpu.memory_mib:
             message = f"GPU {gpu.index}: {gpu.used_mib / 1024:.1f} GiB are in use by something else"
             diagnosis.findings.append(Finding(about="GPUs", message=message, is_problem=False))

@@ -9,23 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 _TIMEOUT_S = 60.0
-# In groups: nvidia-smi refuses a whole query for one field that its version does not know.
 _BASE = ("index", "uuid", "name", "memory.total", "memory.used", "driver_version", "compute_cap")
-_HEALTH: tuple[tuple[str, ...], ...] = (
-    ("ecc.errors.uncorrected.volatile.total",),
-    ("remapped_rows.pending",),
-    ("remapped_rows.failure",),
-    ("clocks_throttle_reasons.hw_thermal_slowdown",),
-    ("clocks_throttle_reasons.sw_thermal_slowdown",),
-    ("clocks_throttle_reasons.hw_power_brake_slowdown",),
-)
-_MEANING = {
+_ECC_ERRORS = "ecc.errors.uncorrected.volatile.total"
+_UNFIT = {
     "remapped_rows.pending": "a memory repair waits for a reset of the GPU",
     "remapped_rows.failure": "a memory repair has failed",
+}
+# Of a moment: a GPU that stays slow shows in the measured speeds.
+_SLOWED = {
     "clocks_throttle_reasons.hw_thermal_slowdown": "slowed down because it is too hot (hardware)",
     "clocks_throttle_reasons.sw_thermal_slowdown": "slowed down because it is too hot (driver)",
     "clocks_throttle_reasons.hw_power_brake_slowdown": "slowed down by its power supply",
 }
+_HEALTH = (_ECC_ERRORS, *_UNFIT, *_SLOWED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +39,18 @@ class Gpu:
     """nvidia-smi's field -> its answer, for those it knows."""
 
     def problems(self) -> list[str]:
-        """What makes this GPU unfit: uncorrected memory errors, failed repairs, slow-down by heat or power."""
-        found = [meaning for name, meaning in _MEANING.items() if self.health.get(name) in ("Yes", "Active", "1")]
-        errors = self.health.get("ecc.errors.uncorrected.volatile.total", "0")
-        if errors.isdigit() and int(errors):
-            found.insert(0, f"{errors} uncorrected memory (ECC) errors since the driver was loaded")
-        return [f"GPU {self.index}: {problem}" for problem in found]
+        """What makes this GPU unfit: memory repairs that wait or have failed."""
+        return self._said(_UNFIT)
+
+    def warnings(self) -> list[str]:
+        """What may have passed: memory errors, which cost a run but leave the GPU fit, and slow-downs."""
+        errors = self.health.get(_ECC_ERRORS, "0")
+        counted = [f"GPU {self.index}: {errors} uncorrected memory (ECC) errors since the driver was loaded"]
+        return (counted if errors.isdigit() and int(errors) else []) + self._said(_SLOWED)
+
+    def _said(self, meanings: Mapping[str, str]) -> list[str]:
+        found = [meaning for name, meaning in meanings.items() if self.health.get(name) in ("Yes", "Active", "1")]
+        return [f"GPU {self.index}: {meaning}" for meaning in found]
 
 
 def query_gpus() -> list[Gpu]:
@@ -59,15 +61,27 @@ def query_gpus() -> list[Gpu]:
     """
     if shutil.which("nvidia-smi") is None:
         return []
-    base = _query(_BASE)
-    if base is None:
-        raise OSError("nvidia-smi fails: " + _nvidia_smi(["-L"])[1])
-    answers = {fields[0]: rows for fields in _HEALTH if (rows := _query(fields)) is not None}
-    return parse_gpus(base, answers)
+    code, output = _query((*_BASE, *_HEALTH))  # one call for all: ranks of a node ask at the same time
+    if code == 0:
+        rows, known = _rows(output), len(_BASE)
+        columns = {name: [row[known + column] for row in rows] for column, name in enumerate(_HEALTH)}
+        return parse_gpus([row[:known] for row in rows], columns)
+    # nvidia-smi refuses a whole query for one field that its version does not know.
+    code, output = _query(_BASE)
+    if code != 0:
+        raise OSError(f"nvidia-smi fails: {output}")
+    answers = {name: _query((name,)) for name in _HEALTH}
+    columns = {name: [row[0] for row in _rows(output)] for name, (code, output) in answers.items() if code == 0}
+    return parse_gpus(_rows(output), columns)
 
 
-def parse_gpus(base: Sequence[Sequence[str]], health: Mapping[str, Sequence[Sequence[str]]]) -> list[Gpu]:
-    """nvidia-smi's rows (csv, noheader, nounits) -> GPUs."""
+def parse_gpus(base: Sequence[Sequence[str]], health: Mapping[str, Sequence[str]]) -> list[Gpu]:
+    """nvidia-smi's answers (csv, noheader, nounits) -> GPUs.
+
+    Args:
+        base: a row for each GPU, of the fields that every version knows.
+        health: field -> its value for each GPU.
+    """
     return [
         Gpu(
             index=int(index),
@@ -77,7 +91,7 @@ def parse_gpus(base: Sequence[Sequence[str]], health: Mapping[str, Sequence[Sequ
             used_mib=_number(used),
             driver=driver,
             compute_capability=capability,
-            health={name: rows[i][0] for name, rows in health.items()},
+            health={name: values[i] for name, values in health.items()},
         )
         for i, (index, uuid, name, total, used, driver, capability) in enumerate(base)
     ]
@@ -112,16 +126,21 @@ def driver_problem(driver: tuple[int, int] | None, runtime: str | None) -> str |
     )
 
 
-def _query(fields: Sequence[str]) -> list[list[str]] | None:
-    code, output = _nvidia_smi([f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"])
-    return [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row] if code == 0 else None
+def _rows(output: str) -> list[list[str]]:
+    return [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if row]
 
 
-def _nvidia_smi(arguments: Sequence[str]) -> tuple[int, str]:
+def _query(fields: Sequence[str]) -> tuple[int, str]:
+    """Exit code, and the answer or what nvidia-smi complains of.
+
+    Raises:
+        OSError: it does not answer at all.
+    """
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
-        run = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return 1, f"no answer in {_TIMEOUT_S:.0f} s"
+        run = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"nvidia-smi fails: no answer in {_TIMEOUT_S:.0f} s") from error
     return run.returncode, run.stdout if run.returncode == 0 else (run.stdout + run.stderr).strip()
 
 

@@ -15,7 +15,10 @@ from megatron_focus.diagnosis.launch import Launch
 from megatron_focus.diagnosis.verdict import ranges
 
 _POLL_S = 0.05
-_GRACE_S = 30.0  # a rank waits longer for rank 0 than rank 0 for the ranks, so that rank 0 is the one who says why
+# A rank waits longer for rank 0 than rank 0 for the ranks, so that rank 0 is the one who says why: rank 0 may arrive a
+# whole timeout after it, and then wait a whole timeout for others.
+_ARRIVALS = 2
+_GRACE_S = 30.0
 _FAREWELL_S = 10.0
 
 
@@ -95,7 +98,7 @@ class Meeting:
             return value
         key = f"shared/{self._shared}"
         try:
-            self.store.wait([key], timedelta(seconds=self.timeout_s + _GRACE_S))
+            self.store.wait([key], timedelta(seconds=_ARRIVALS * self.timeout_s + _GRACE_S))
             answer = json.loads(self.store.get(key))
         except (DistNetworkError, DistStoreError) as error:
             lost = f"{self.launch.node}: rank {self.launch.rank} lost rank 0: {_first_line(error)}"

@@ -215,8 +215,11 @@ def _measure(meeting: Meeting, nodes: list[str], limits: Limits) -> list[list[An
     device = torch.device("cuda", launch.local_rank % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
     watchdog = Watchdog(launch, nodes, meeting.store, limits.stage_timeout_s)
     speeds, error = None, None
+    if on_gpu:  # or collectives without a tensor would all take the node's first GPU
+        torch.cuda.set_device(device)
     try:
         watchdog.stage("start of the process group")
+        # Without device_id: NCCL would then make groups by splitting, which waits for ranks outside the group as well.
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=dist.PrefixStore("speed", meeting.store),

@@ -95,18 +95,18 @@ def short_hash(content: bytes) -> str:
 
 
 def _gpu(facts: RankFacts) -> None:
+    gpus: list[Gpu] = []
     try:
         gpus = query_gpus()
-    except OSError as error:
+    except OSError as error:  # torch may reach the GPU all the same, and every rank has to take its own
         facts.problems.append(str(error))
-        return
     if not torch.cuda.is_available():
         if gpus:
             facts.problems.append(
                 f"nvidia-smi shows {len(gpus)} GPUs, but torch cannot use CUDA: run tools/doctor.py there"
             )
         return
-    index = facts.local_rank % torch.cuda.device_count()
+    index = facts.local_rank % torch.cuda.device_count()  # as the trainer takes it
     torch.cuda.set_device(index)
     properties = torch.cuda.get_device_properties(index)
     facts.gpu = {
@@ -115,8 +115,6 @@ def _gpu(facts: RankFacts) -> None:
         "uuid": str(properties.uuid),
     }
     facts.same |= {"GPU": properties.name, "GPU memory": f"{facts.gpu['GiB']} GiB"}
-    if facts.local_rank >= torch.cuda.device_count():
-        facts.problems.append(f"LOCAL_RANK={facts.local_rank}, but this process sees {torch.cuda.device_count()} GPUs")
     _health(facts, [gpu for gpu in gpus if gpu.uuid.endswith(facts.gpu["uuid"])])
 
 
@@ -125,5 +123,6 @@ def _health(facts: RankFacts, own: list[Gpu]) -> None:
     for gpu in own:
         facts.same["driver"] = gpu.driver
         facts.problems += gpu.problems()
+        facts.warnings += gpu.warnings()
         if gpu.used_mib > _BUSY_SHARE * gpu.memory_mib:
             facts.warnings.append(f"GPU {gpu.index}: {gpu.used_mib / 1024:.1f} GiB were in use before the test")

@@ -97,10 +97,29 @@ def _data(config: RunConfig, files: RunFiles) -> None:
 def _pretrained(config: RunConfig, files: RunFiles) -> None:
     if config.checkpoint.pretrained is None:
         return
-    folder = CheckpointStore(config.checkpoint.pretrained).latest() or Path(config.checkpoint.pretrained)
-    total = _complete_size(folder)
+    if config.checkpoint.save is not None and (newest := CheckpointStore(config.checkpoint.save).latest()) is not None:
+        _unread_pretrained(config.checkpoint.pretrained, newest, files)
+        return
+    folder, total = _pretrained_size(config.checkpoint.pretrained)
     files.identity["checkpoint.pretrained"] = hashlib.sha256((folder / ".metadata").read_bytes()).hexdigest()[:12]
     files.described["checkpoint.pretrained"] = f"{folder}, {size(total)}"
+
+
+def _unread_pretrained(pretrained: str, newest: Path, files: RunFiles) -> None:
+    """A run that goes on from a checkpoint of its own does not read the weights that it once began with."""
+    unread = f"not read: the run continues from {newest}"
+    try:
+        folder, _ = _pretrained_size(pretrained)
+    except (ValueError, OSError) as error:
+        files.findings.append(Finding(about="checkpoint.pretrained", message=f"{error}; {unread}", is_problem=False))
+        return
+    files.described["checkpoint.pretrained"] = f"{folder}, {unread}"
+
+
+def _pretrained_size(pretrained: str) -> tuple[Path, int]:
+    """Folder and bytes of the weights that a run begins with."""
+    folder = CheckpointStore(pretrained).latest() or Path(pretrained)
+    return folder, _complete_size(folder)
 
 
 def _complete_size(folder: Path) -> int:

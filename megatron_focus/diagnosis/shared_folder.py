@@ -1,5 +1,6 @@
-"""Whether all nodes see the same folder, with files of their own in it that are gone at the end."""
+"""Whether all nodes see the same folder, with files of their own in it that are gone at the end; the folder stays."""
 
+import contextlib
 import os
 import secrets
 import time
@@ -18,22 +19,23 @@ def check_shared_folder(folder: str, meeting: Meeting) -> str | None:
         what is wrong as this rank sees it; None if all is well, or if another process speaks for this node.
     """
     rank_0, problem = meeting.launch.rank == 0, None
-    path, made = Path(folder) / f"preflight-{secrets.token_hex(8)}", []
+    path = Path(folder) / f"preflight-{secrets.token_hex(8)}"
     token = secrets.token_hex(16)
     if rank_0:
         try:
-            made = _make(path.parent)
+            path.parent.mkdir(parents=True, exist_ok=True)  # the run needs it as well, so it is not removed
             _write(path, token)
         except OSError as error:
             problem = f"checkpoint.save: {path.parent} cannot be written ({error.strerror})"
-    place, expected = meeting.share([str(path), None if problem else token])
-    if expected is not None and meeting.launch.speaks_for_node and not rank_0:
-        problem = _look(Path(place), expected)
-    meeting.gather("view of the shared folder", None)  # all have looked
-    if rank_0:
-        path.unlink(missing_ok=True)
-        for parent in made:
-            parent.rmdir()
+    try:
+        place, expected = meeting.share([str(path), None if problem else token])
+        if expected is not None and meeting.launch.speaks_for_node and not rank_0:
+            problem = _look(Path(place), expected)
+        meeting.gather("view of the shared folder", None)  # all have looked
+    finally:
+        if rank_0:
+            with contextlib.suppress(OSError):  # a small file that stays is no reason to stop a job
+                path.unlink(missing_ok=True)
     return problem
 
 
@@ -69,10 +71,3 @@ def _write(path: Path, token: str) -> None:
         file.write(token)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _make(folder: Path) -> list[Path]:
-    """Make the folder; returns what was made, the innermost first."""
-    missing = [part for part in (folder.absolute(), *folder.absolute().parents) if not part.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing

@@ -61,7 +61,7 @@ def measure(nodes: Sequence[str], device: torch.device, work: Workload, stage: C
     stage("matrix products")
     speeds.tflops = _tflops(device, work)
     stage("all-reduce of the whole job")
-    dist.barrier()
+    _barrier(device)
     if len(nodes) > 1:
         speeds.whole = _bandwidth(None, len(nodes), device, work)
     names = list(dict.fromkeys(nodes))
@@ -72,7 +72,7 @@ def measure(nodes: Sequence[str], device: torch.device, work: Workload, stage: C
         speeds.within = speeds.whole
     for number, pairs in enumerate(shifts(names), 1):
         stage(f"all-reduce of pairs of nodes, round {number}")
-        dist.barrier()  # one round does not disturb the next
+        _barrier(device)  # one round does not disturb the next
         for pair in pairs:
             if own in pair:
                 partner = pair[1] if own == pair[0] else pair[0]
@@ -80,8 +80,13 @@ def measure(nodes: Sequence[str], device: torch.device, work: Workload, stage: C
                 assert bandwidth is not None
                 speeds.pairs[partner] = bandwidth
     stage("the end of the speed tests")
-    dist.barrier()
+    _barrier(device)
     return speeds
+
+
+def _barrier(device: torch.device) -> None:
+    """Wait for all, with this rank's own GPU where the ranks have some."""
+    dist.barrier(device_ids=[device.index] if device.type == "cuda" else None)
 
 
 def _ranks(nodes: Sequence[str], *wanted: str) -> list[int]:

@@ -21,7 +21,8 @@ def judge_speeds(
         nodes: node of each rank, by rank.
         speeds: of each rank.
         min_share: least share of the median; None does not compare.
-        min_bandwidth: least all-reduce bandwidth of the job and of pairs of nodes in GB/s; None: any.
+        min_bandwidth: least all-reduce bandwidth of the job and of pairs of nodes in GB/s; None: any. A single link
+            below it is a problem; one that is only slower than the others is worth a warning.
     """
     whole = min((speed.whole for speed in speeds if speed.whole is not None), default=None)
     if min_bandwidth is not None and whole is not None and whole < min_bandwidth:
@@ -29,7 +30,7 @@ def judge_speeds(
     links = slowest_by_link(nodes, speeds)
     if min_share is None:
         if min_bandwidth is not None:
-            _links(verdict, links, min_bandwidth)
+            _links(verdict, links, min_bandwidth, min_bandwidth)
         return
     tflops = {rank: speed.tflops for rank, speed in enumerate(speeds)}
     for rank in slow(tflops, min_share):
@@ -40,7 +41,7 @@ def judge_speeds(
         verdict.problem(node, _said("all-reduce within the node", within[node], median(within.values()), "GB/s"))
     if links:
         usual = median(best_link(links).values())
-        _links(verdict, links, max(min_share * usual, min_bandwidth or 0.0))
+        _links(verdict, links, max(min_share * usual, min_bandwidth or 0.0), min_bandwidth)
 
 
 def slow(values: Mapping, min_share: float) -> list:
@@ -70,8 +71,11 @@ def best_link(links: Mapping[tuple[str, str], float]) -> dict[str, float]:
     return best
 
 
-def _links(verdict: Verdict, links: Mapping[tuple[str, str], float], least: float) -> None:
-    """Name nodes that are slow with every partner; a slow link between two that are not is a matter of the link."""
+def _links(verdict: Verdict, links: Mapping[tuple[str, str], float], least: float, min_bandwidth: float | None) -> None:
+    """Name nodes that are slow with every partner; a slow link between two that are not is a matter of the link.
+
+    Links of a healthy network may well differ: through an oversubscribed switch some are slower than others.
+    """
     best = best_link(links)
     bad = {node for node, bandwidth in best.items() if bandwidth < least}
     for node in sorted(bad):
@@ -80,8 +84,9 @@ def _links(verdict: Verdict, links: Mapping[tuple[str, str], float], least: floa
         verdict.problem(node, f"all-reduce {seen}, at least {least:.2f} expected")
     for (first, second), bandwidth in sorted(links.items()):
         if bandwidth < least and not bad & {first, second}:
+            add = verdict.problem if min_bandwidth is not None and bandwidth < min_bandwidth else verdict.warning
             for node, partner in ((first, second), (second, first)):
-                verdict.problem(node, f"link with {partner} {bandwidth:.2f} GB/s, at least {least:.2f} expected")
+                add(node, f"link with {partner} {bandwidth:.2f} GB/s, at least {least:.2f} expected")
 
 
 def _said(what: str, value: float, usual: float, unit: str) -> str:

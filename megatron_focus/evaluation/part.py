@@ -12,7 +12,7 @@ from megatron_focus.evaluation.answer_file import Answered, append_answers, read
 from megatron_focus.evaluation.asking import Asked, ask
 from megatron_focus.evaluation.folder import EvaluationFolder
 from megatron_focus.evaluation.questions import BadQuestion, Question
-from megatron_focus.inference.image_source import open_picture
+from megatron_focus.inference.image_source import check_file, open_picture
 from megatron_focus.inference.release_folder import Release
 
 ON_BAD_QUESTION = ("error", "skip")
@@ -42,6 +42,7 @@ def check_part(part: Part, questions: Sequence[Question | BadQuestion]) -> None:
     Raises:
         ValueError: no folder of images though there are images; or naming file, line, id and what is wrong with a
             question, where that is not to be skipped.
+        OSError: the storage of the images does not answer.
     """
     if part.images is None:
         if shown := next((q for q in questions if isinstance(q, Question) and q.images), None):
@@ -54,9 +55,10 @@ def check_part(part: Part, questions: Sequence[Question | BadQuestion]) -> None:
         if isinstance(question, BadQuestion):
             raise ValueError(question.reason)
         for name in question.images:
-            file = _image_file(part, name)
-            if not file.is_file():
-                raise ValueError(f"{question.place}: image {file}: no such file")
+            try:
+                check_file(_image_file(part, name))
+            except ValueError as error:
+                raise ValueError(f"{question.place}: {error}") from error
 
 
 def answer_part(
@@ -68,6 +70,7 @@ def answer_part(
 
     Raises:
         ValueError: a question cannot be asked, with ``on_bad_question`` ``error``; a file of answers is damaged.
+        OSError: an image cannot be read for now, which says nothing of its question: it is not noted as a bad one.
     """
     mine = part.share(questions)
     done = {index for index, answer in read_answers(folder.part_files()).items() if answer.not_asked is None}
@@ -119,6 +122,7 @@ def _asked(release: Release, part: Part, question: Question | BadQuestion) -> As
 
     Raises:
         ValueError: naming file, line and id, if it cannot be asked.
+        OSError: naming an image that cannot be read for now.
     """
     if isinstance(question, BadQuestion):
         raise ValueError(question.reason)

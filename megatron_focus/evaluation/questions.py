@@ -45,11 +45,12 @@ def read_questions(file: Path, metric: Metric) -> list[Question | BadQuestion]:
     """All questions of a file in its order.
 
     Raises:
-        ValueError: the file cannot be read, is a damaged list, or has no question.
+        ValueError: the file is not there, is no text, is a damaged list, or has no question.
+        OSError: the storage that it lies on cannot be read, now at least.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     rows = _list_rows(file, text) if text.lstrip().startswith("[") else _line_rows(file, text)
     questions = [_question(index, place, row, metric) for index, (place, row) in enumerate(rows)]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_focus.evaluation.fingerprint import file_sha256, weights_sample_sha256
+from megatron_focus.evaluation.fingerprint import file_sha256, processor_sha256, weights_sample_sha256
 from megatron_focus.evaluation.folder import EvaluationFolder
 from megatron_focus.evaluation.merging import merge_parts, summary_line
 from megatron_focus.evaluation.metrics.registry import METRICS
@@ -42,6 +42,7 @@ def evaluate(evaluation: Evaluation) -> str:
 
     Raises:
         ValueError: naming what cannot be used: release, questions, images, sampler settings or output folder.
+        OSError: storage that is full or away; the same call may succeed later.
     """
     part = evaluation.part
     questions = read_questions(evaluation.questions, METRICS[evaluation.metric])
@@ -70,6 +71,7 @@ def _settings(evaluation: Evaluation, release: Release) -> dict[str, Any]:
         "samplers": asdict(samplers) | {"scales": list(samplers.scales)},
         "dtype": str(release.model.dtype).removeprefix("torch."),
         "config_sha256": file_sha256(evaluation.release / "config.json"),
+        "processor_sha256": processor_sha256(evaluation.release),
         "weights_sample_sha256": weights_sample_sha256(evaluation.release),
     }
 

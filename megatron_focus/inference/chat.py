@@ -51,7 +51,7 @@ class Chat:
             return
         try:
             picture = open_picture(source)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return
         self.waiting.append(picture)

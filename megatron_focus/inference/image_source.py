@@ -1,6 +1,8 @@
 """Pictures from files and from the web, read with bounds on bytes, pixels and time."""
 
+import errno
 import http.client
+import stat
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -28,6 +30,8 @@ SILENCE_SECONDS = 15.0
 """How long a server may send nothing."""
 DOWNLOAD_SECONDS = 60.0
 """How long a download may take."""
+_NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the system says of a path that leads nowhere; anything else is said of storage, and may be over soon."""
 
 
 def open_picture(source: str) -> Image.Image:
@@ -36,6 +40,7 @@ def open_picture(source: str) -> Image.Image:
     Raises:
         ValueError: naming the source and what is wrong: another scheme, no such file, no answer, too many bytes or
             pixels, not a picture, a damaged one.
+        OSError: naming the source: the storage that it lies on cannot be read, now at least.
     """
     scheme, separator, _ = source.partition("://")
     if not separator:
@@ -52,18 +57,37 @@ def _read_file(path: str) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ValueError: if it cannot be read or is larger than ``MAX_BYTES``.
+        ValueError: if there is no such file, or it is larger than ``MAX_BYTES``.
+        OSError: if it cannot be read.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"image {path}: no such file")
+    check_file(path)
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ValueError(f"image {path}: no such file") from error
     except OSError as error:
-        raise ValueError(f"image {path}: {error.strerror}") from error
+        raise OSError(f"image {path}: {error.strerror}") from error
     if len(data) > MAX_BYTES:
         raise ValueError(f"image {path}: more than {MAX_BYTES} bytes")
     return data
+
+
+def check_file(path: str | Path) -> None:
+    """Look whether a picture's file is there.
+
+    Raises:
+        ValueError: if there is no such file.
+        OSError: if the storage does not say.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            raise ValueError(f"image {path}: no such file") from error
+        raise OSError(f"image {path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"image {path}: no such file")
 
 
 def _web_only() -> OpenerDirector:

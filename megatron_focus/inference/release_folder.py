@@ -38,6 +38,7 @@ def load_release(folder: Path, device: str, dtype: str = "auto") -> Release:
 
     Raises:
         ValueError: naming the folder and what is wrong with it, or the device.
+        OSError: the storage that it lies on cannot be read, now at least.
     """
     target = _device(device)
     _check_kind(folder)
@@ -49,6 +50,9 @@ def load_release(folder: Path, device: str, dtype: str = "auto") -> Release:
         # With the configuration given, it does not ask whether to run the folder's code to read it.
         processor = LlavaNextProcessor.from_pretrained(folder, config=model.config, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        # transformers raises OSError for a folder that lacks something, too, but without the system's error number.
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            raise OSError(f"{folder}: {error}") from error
         raise ValueError(f"{folder}: {error}") from error
     if report["missing_keys"]:
         raise ValueError(f"{folder}: its weights lack {sorted(report['missing_keys'])}")

@@ -1,6 +1,7 @@
 """Process start-up: device, process group, Megatron's parallel state, seeds."""
 
 import importlib.util
+import math
 import os
 from datetime import timedelta
 
@@ -9,11 +10,6 @@ from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from megatron_focus.config.schema import ParallelConfig
-
-
-def world_size_from_launcher() -> int:
-    """Ranks of this launch: torchrun's or srun's WORLD_SIZE, 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0) -> torch.device:
@@ -50,6 +46,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        distributed_timeout_minutes=math.ceil(timeout_minutes),
     )
     # Tensor-parallel ranks draw replicated weights alike, from either generator; stages draw different layers.
     stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()

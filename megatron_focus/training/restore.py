@@ -30,6 +30,7 @@ def restore(
     Raises:
         ValueError: every checkpoint is damaged, or one does not fit the configuration.
         SaveError: a damaged checkpoint cannot be renamed.
+        OSError: a rank cannot read a checkpoint, or sees another one than the others do.
     """
     set_aside: list[str] = []
     while store is not None and (iterations := on_rank_0(store.iterations)):
@@ -49,8 +50,10 @@ def restore(
             f"no undamaged checkpoint is left ({', '.join(set_aside)}): name another checkpoint.save to start anew"
         )
     if config.checkpoint.pretrained is not None:
-        new = config.checkpoint.new_modules
-        load_weights(checkpoint_folder(config.checkpoint.pretrained), parts, new)
+        new, folder = config.checkpoint.new_modules, on_rank_0(partial(checkpoint_folder, config.checkpoint.pretrained))
+        if problems := damaged_files(folder):
+            raise ValueError(f"checkpoint.pretrained={folder} is damaged: {'; '.join(problems)}")
+        load_weights(folder, parts, new)
         say(
             f"starting from the weights of {config.checkpoint.pretrained}"
             + (f", with a new {' and '.join(new)}" if new else "")

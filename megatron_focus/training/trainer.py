@@ -4,7 +4,9 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
@@ -47,10 +49,15 @@ class Trainer:
         self.tokenizer = run_tokenizer(config)
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
         self.saver = self._saver(life)
+        self.not_saved: SaveError | None = None
         self.state = restore(config, self.saver.store if self.saver else None, self.parts, self._say)
         self.guard = StepGuard(
-            config.training.loss_spike_factor, config.training.max_skipped_steps, self.state.usual_loss
+            config.training.loss_spike_factor,
+            config.training.max_skipped_steps,
+            self.state.usual_loss,
+            self.state.skipped_in_a_row,
         )
+        self.begun = self.state.iteration
         self.loader = self._loader()
         steps = iter(self.loader.next_step, None) if self.loader is not None else None
         self.feeder = StepFeeder(config, steps, pad_token_id=self.tokenizer.pad_token_id, device=device)
@@ -66,6 +73,7 @@ class Trainer:
         Raises:
             FloatingPointError: more than ``training.max_skipped_steps`` updates in a row could not be applied.
             SaveError: the last checkpoint could not be written.
+            SupersededError: the job was started again elsewhere.
         """
         training = self.config.training
         last = min(training.train_iters, training.exit_iter or training.train_iters)
@@ -73,21 +81,21 @@ class Trainer:
         try:
             while self.state.iteration < last:
                 self.hang_detection.step_begins()
-                self._step()
-                self._saved_meanwhile()
                 if stop is not None and stop.agreed(self.device):
-                    self._say(f"asked to stop{f' by {stop.received.name}' if stop.received else ''}: saving")
-                    status = "interrupted" if self.state.iteration < last else "finished"
+                    self._say(f"asked to stop{f' by {stop.received.name}' if stop.received else ''}")
+                    status = "interrupted"
                     break
+                self._step()
+                self._take_note(self.saver.poll if self.saver is not None else None)
                 if self.state.iteration % self.config.checkpoint.save_interval == 0 and self.state.iteration < last:
                     self._save()
             self.hang_detection.step_begins()
             self._save_last()
             ended = status if status == "interrupted" else "finished"
         finally:
-            self.hang_detection.ended()
             self.close()
             self._say(self._summary(ended))
+            self.hang_detection.ended()
         return Outcome(status=status, iteration=self.state.iteration, train_iters=training.train_iters)
 
     def _step(self) -> None:
@@ -124,12 +132,14 @@ class Trainer:
         """Begin to write a checkpoint, if the run has a folder for them (collective).
 
         One that cannot be written costs nothing but the chance to continue from there: training goes on, and the next
-        interval tries again. Weights that may be broken, because steps are being skipped, must not replace sound ones.
+        interval tries again.
         """
-        if self.saver is None or (self.guard.in_a_row and not weights_are_finite(self.parts.chunks, self.device)):
+        if self.saver is None:
             return
+        self._take_note(self.saver.wait)
         try:
-            self._saved(self.saver.wait())
+            if not weights_are_finite(self.parts.chunks, self.device):
+                raise SaveError("some weights are not finite, and must not take the place of sound ones")
             # Every rank must save the same plain values, and only reading ranks know where the loader stands.
             shared = [self.state.loader]
             torch.distributed.broadcast_object_list(shared, src=0)
@@ -138,34 +148,35 @@ class Trainer:
         except SaveError as error:
             self._not_saved(error)
 
-    def _saved_meanwhile(self) -> None:
-        """See whether the checkpoint under way is complete (collective)."""
-        if self.saver is not None:
-            try:
-                self._saved(self.saver.poll())
-            except SaveError as error:
-                self._not_saved(error)
-
     def _save_last(self) -> None:
-        """Leave a checkpoint of the last step (collective).
+        """Leave a checkpoint of the last step, unless the run began with it (collective).
 
         Raises:
             SaveError: it cannot be written.
         """
-        if self.saver is None:
+        if self.saver is None or self.state.iteration == self.begun:
             return
         store = self.saver.store
+        self._take_note(self.saver.wait)
         if self.state.iteration not in on_rank_0(store.iterations):
             self._save()
-        self._saved(self.saver.wait())
+            self._take_note(self.saver.wait)
         if self.state.iteration not in on_rank_0(store.iterations):
-            raise SaveError(f"step {self.state.iteration} is not saved; the newest checkpoint is {store.latest()}")
+            newest = store.latest()
+            raise SaveError(f"step {self.state.iteration} is not saved ({self.not_saved}); the newest one is {newest}")
 
-    def _saved(self, path: object) -> None:
-        if path is not None:
-            self._say(f"saved {path}")
+    def _take_note(self, ended: Callable[[], Path | None] | None) -> None:
+        """Report a checkpoint that has become complete, or could not be written (collective)."""
+        try:
+            path = ended() if ended is not None else None
+        except SaveError as error:
+            self._not_saved(error)
+        else:
+            if path is not None:
+                self._say(f"saved {path}")
 
     def _not_saved(self, error: SaveError) -> None:
+        self.not_saved = error
         if self.rank == 0:
             print(f"checkpoint not saved, training goes on: {error}", file=sys.stderr, flush=True)
 
@@ -201,7 +212,7 @@ class Trainer:
             self._count_left_out(inputs.report.skipped_by_reason)
         self.state.iteration += 1
         self.state.consumed_samples += round(metrics.totals["samples"])
-        self.state.usual_loss = self.guard.usual_loss
+        self.state.usual_loss, self.state.skipped_in_a_row = self.guard.usual_loss, self.guard.in_a_row
         if self.loader is not None:
             kept, baseline = (round(metrics.totals[name]) for name in ("visual", "baseline_visual"))
             self.state.loader = asdict(self.loader.step_done(kept, baseline))
@@ -217,7 +228,8 @@ class Trainer:
     def _skip(self, inputs: StepInputs, reason: str) -> None:
         """Report a step whose update was not applied (collective)."""
         self.state.skipped_steps += 1
-        ids = [sample for inputs in inputs.rows for sample in inputs.row.sample_ids]
+        rows = inputs.rows if self.loader is not None else []  # others know the samples' numbers alone
+        ids = [sample for row in rows for sample in row.row.sample_ids]
         gathered: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(gathered, ids)
         samples = ", ".join(sorted({sample for rank in gathered for sample in rank}))
@@ -225,8 +237,7 @@ class Trainer:
         if self.rank == 0:
             print(line, file=sys.stderr, flush=True)
         if self.guard.has_enough:
-            if self.saver is not None:
-                self._saved(self.saver.wait())
+            self._take_note(self.saver.wait if self.saver is not None else None)
             raise FloatingPointError(f"{self.guard.in_a_row} steps in a row were skipped, the last: {line}")
 
     def _count_left_out(self, by_reason: Counter[str]) -> None:

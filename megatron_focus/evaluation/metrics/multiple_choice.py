@@ -3,6 +3,9 @@
 The steps are those of ScienceQA's evaluation in LLaVA (Liu et al. 2023: a letter alone, "A. ...", "The answer is A."),
 then the rules of MMBench (Liu et al. 2023, section 4.2, without its language model): one letter among the words, one
 option's text in the answer. Where no step finds exactly one option, the answer is wrong; nothing is drawn at random.
+
+Other than there, an answer that is one option's text and nothing else means that option: MMBench takes the article of
+"A dog" for the letter A, and LLaVA's evaluation knows letters alone, so that "5" is none of 3 and 5.
 """
 
 import re
@@ -26,12 +29,32 @@ def chosen_letter(said: str, options: Sequence[str]) -> str | None:
     begins = _BEGINS.match(said)
     if begins and begins[1] in letters:
         return begins[1]
-    if len(said) == 1:
-        return said.upper() if said.upper() in letters else None
+    if len(said) == 1 and said.upper() in letters:
+        return said.upper()
+    if equal := _equal(said, options):
+        return equal
     named = set(_ANSWER_IS.findall(said)) & set(letters)
     if len(named) == 1:
         return named.pop()
     return _lone_letter(said, letters) or _quoted(said, options)
+
+
+def _equal(said: str, options: Sequence[str]) -> str | None:
+    """The one option that was said, no more and no less; case, quotes around and a full stop do not matter."""
+    for form in (str.lower, _bare):  # as it stands first: punctuation may be all that tells two options apart
+        same = [
+            letter
+            for letter, option in zip(option_letters(options), options, strict=True)
+            if form(said) and form(option.strip()) == form(said)
+        ]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _bare(text: str) -> str:
+    """Small letters, without the quotes around and the punctuation after; what is in front may be a sign or a point."""
+    return text.lower().lstrip(" \"'(").rstrip(" \"').,:;!?")
 
 
 def _lone_letter(said: str, letters: str) -> str | None:
@@ -45,15 +68,12 @@ def _lone_letter(said: str, letters: str) -> str | None:
 
 def _quoted(said: str, options: Sequence[str]) -> str | None:
     """The one option whose text stands in what was said."""
-    lower = said.lower()
-    same = [letter for letter, option in zip(option_letters(options), options, strict=True) if option.lower() == lower]
     within = [
         letter
         for letter, option in zip(option_letters(options), options, strict=True)
-        if option.strip() and option.lower() in lower
+        if option.strip() and option.lower() in said.lower()
     ]
-    found = same or within
-    return found[0] if len(found) == 1 else None
+    return within[0] if len(within) == 1 else None
 
 
 def right_letter(answer: str, options: Sequence[str]) -> str | None:

@@ -15,7 +15,6 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)} | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
-_COMMA_IN_NUMBER = re.compile(r"\d,+\d")
 # The server means "no digit on either side", but its look-behind has a slip, so only what follows counts.
 _PERIOD = re.compile(r"\.(?!\d)")
 
@@ -47,15 +46,13 @@ _FULL_SPELLING = _spellings()
 def processed(text: str) -> str:
     """The answer as the challenge's server compares it: punctuation, number words, articles and contractions.
 
-    A sign of punctuation that stands beside a space somewhere in the answer is removed, any other becomes a space; in
-    an answer with a comma between digits all are removed.
+    A sign of punctuation that stands beside a space somewhere in the answer is removed, any other becomes a space.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
-    in_number = _COMMA_IN_NUMBER.search(text) is not None
     result = text
     for sign in _PUNCTUATION:
-        apart = in_number or f"{sign} " in text or f" {sign}" in text
+        apart = f"{sign} " in text or f" {sign}" in text
         result = result.replace(sign, "" if apart else " ")
     words = [_DIGITS.get(word, word) for word in _PERIOD.sub("", result).split()]
     return " ".join(_FULL_SPELLING.get(word, word) for word in words if word not in _ARTICLES)

@@ -16,7 +16,14 @@ def job(nodes=4, per_node=2):
     facts = []
     for rank in range(nodes * per_node):
         node, local = f"n{rank // per_node}", rank % per_node
-        same = {"device": "cuda", "torch": "2.13.0", "NCCL": "2.27", "driver": "550", "$NCCL_DEBUG": "WARN"}
+        same = {
+            "device": "cuda",
+            "torch": "2.13.0",
+            "NCCL": "2.27",
+            "driver": "550",
+            "megatron-core": "0.19",
+            "$NCCL_DEBUG": "WARN",
+        }
         if local == 0:
             same["data.path"] = "abc"
         facts.append(RankFacts(node, rank, local, same=same, gpu={"uuid": f"u{local}", "name": "A100", "GiB": "80"}))
@@ -29,10 +36,12 @@ def test_equal_nodes():
 
 
 def test_a_node_with_another_driver():
+    """Clusters are upgraded node by node."""
     facts = job()
     for rank in (4, 5):
         facts[rank].same["driver"] = "535"
-    assert compare(facts).problems == {"n2": ["driver is 535, elsewhere 550"]}
+    verdict = compare(facts)
+    assert (verdict.problems, verdict.warnings) == ({}, {"n2": ["driver is 535, elsewhere 550"]})
     assert speed_can_be_measured(facts)
 
 
@@ -44,8 +53,8 @@ def test_one_rank_of_a_node():
 
 
 def test_without_a_majority_all_are_named():
-    verdict = compare([*job(nodes=2)[:2], RankFacts("n1", 2, 0, same=job()[2].same | {"driver": "535"})])
-    assert verdict.problems["n1"][0] == "driver is 535, elsewhere 550"
+    verdict = compare([*job(nodes=2)[:2], RankFacts("n1", 2, 0, same=job()[2].same | {"NCCL": "2.21"})])
+    assert verdict.problems["n1"][0] == "NCCL is 2.21, elsewhere 2.27"
     tied = differing("driver", {0: "535", 1: "550"}, {0: "n0", 1: "n1"})
     assert tied == {
         "n0": "driver is 535 and not the same on all nodes",
@@ -61,6 +70,26 @@ def test_a_variable_that_one_node_lacks_and_interfaces_that_may_differ():
     verdict = compare(facts)
     assert verdict.problems == {"n0": ["$NCCL_DEBUG is not set, elsewhere WARN"]}
     assert verdict.warnings == {"n0": ["$NCCL_SOCKET_IFNAME is eth1, elsewhere not set"]}
+
+
+@pytest.mark.parametrize("name", ["NCCL_DEBUG_FILE", "NCCL_TOPO_FILE", "TORCH_EXTENSIONS_DIR", "NCCL_HOSTID"])
+def test_variables_that_name_something_of_the_node(name):
+    facts = job()
+    for rank in (2, 3):
+        facts[rank].same[f"${name}"] = "/local/n1"
+    verdict = compare(facts)
+    assert verdict.problems == {}
+    assert verdict.warnings == {"n1": [f"${name} is /local/n1, elsewhere not set"]}
+
+
+def test_a_rank_without_a_gpu_where_the_others_have_one():
+    facts = job()
+    facts[5].gpu = {}
+    assert not speed_can_be_measured(facts)
+    for rank in facts:
+        rank.gpu = {}
+        rank.same["device"] = "cpu"
+    assert speed_can_be_measured(facts)
 
 
 def test_files_on_one_node_and_on_all():
@@ -79,8 +108,8 @@ def test_files_on_one_node_and_on_all():
 def test_nodes_with_the_same_trouble_are_named_together():
     facts = job(nodes=8)
     for rank in (4, 5, 6, 7):
-        facts[rank].same["driver"] = "535"
-    assert compare(facts).line() == "n2, n3: driver is 535, elsewhere 550"
+        facts[rank].same["megatron-core"] = "0.15"
+    assert compare(facts).line() == "n2, n3: megatron-core is 0.15, elsewhere 0.19"
 
 
 def test_processes_and_shared_gpus():
@@ -125,6 +154,13 @@ def judged(nodes, speeds, share=0.7, bandwidth=None):
     return verdict.problems
 
 
+def warned(nodes, speeds, share=0.7):
+    verdict = Verdict()
+    judge_speeds(verdict, nodes, speeds, share, None)
+    assert verdict.problems == {}
+    return verdict.warnings
+
+
 @pytest.mark.parametrize("count", [3, 4, 5, 8])
 def test_the_node_that_is_slow_with_both_partners_is_named(count):
     assert judged(*measured(count)) == {}
@@ -135,12 +171,19 @@ def test_two_slow_neighbours():
     assert judged(*measured(8, slow_nodes={"n2", "n3"})).keys() == {"n2", "n3"}
 
 
-def test_a_slow_link_names_both_ends():
-    found = judged(*measured(8, slow_links=[{"n2", "n3"}]))
-    assert found == {
-        "n2": ["link with n3 10.00 GB/s, at least 70.00 expected"],
-        "n3": ["link with n2 10.00 GB/s, at least 70.00 expected"],
-    }
+def test_a_slow_link_is_a_warning_of_both_ends():
+    """Two halves of a healthy cluster, with an oversubscribed switch between them."""
+    found = warned(*measured(8, slow_links=[{"n3", "n4"}, {"n7", "n0"}]))
+    assert found.keys() == {"n0", "n3", "n4", "n7"}
+    assert found["n3"] == ["link with n4 10.00 GB/s, at least 70.00 expected"]
+    assert found["n4"] == ["link with n3 10.00 GB/s, at least 70.00 expected"]
+
+
+@pytest.mark.parametrize("share", [0.7, None])
+def test_a_slow_link_is_a_problem_where_a_bandwidth_was_asked_for(share):
+    job_with_link = measured(8, slow_links=[{"n2", "n3"}])
+    assert judged(*job_with_link, share=share, bandwidth=5.0) == {}
+    assert judged(*job_with_link, share=share, bandwidth=20.0).keys() == {"n2", "n3"}
 
 
 def test_a_slow_gpu():

@@ -4,8 +4,9 @@ import pytest
 
 from megatron_focus.diagnosis.gpus import driver_problem, parse_gpus, query_gpus
 
-SCRIPT = """#!/usr/bin/env bash
+OLD = """#!/usr/bin/env bash
 case "$1" in
+  *,remapped_rows.pending,*) echo 'Field "remapped_rows.pending" is not a valid field to query.'; exit 2 ;;
   --query-gpu=index,*) echo "0, GPU-aa-1, NVIDIA A100-SXM4-80GB, 81920, 4, 550.90.07, 8.0"
                        echo "1, GPU-bb-2, NVIDIA A100-SXM4-80GB, 81920, 9000, 550.90.07, 8.0" ;;
   --query-gpu=ecc.*) printf '0\\n3\\n' ;;
@@ -27,12 +28,35 @@ def nvidia_smi(tmp_path, monkeypatch):
     return write
 
 
-def test_health_of_two_gpus(nvidia_smi):
-    nvidia_smi(SCRIPT)
+NEW = """#!/usr/bin/env bash
+echo "$1" >> "$(dirname "$0")/calls"
+echo "0, GPU-aa-1, NVIDIA H100 80GB HBM3, 81559, 4, 580.1, 9.0, 0, No, No, Not Active, Not Active, Not Active"
+echo "1, GPU-bb-2, NVIDIA H100 80GB HBM3, 81559, 4, 580.1, 9.0, 2, Yes, Yes, Not Active, Active, Active"
+"""
+
+
+def test_one_call_is_enough(nvidia_smi, tmp_path):
+    nvidia_smi(NEW)
+    good, bad = query_gpus()
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    assert (good.name, good.problems(), good.warnings()) == ("NVIDIA H100 80GB HBM3", [], [])
+    assert bad.problems() == [
+        "GPU 1: a memory repair waits for a reset of the GPU",
+        "GPU 1: a memory repair has failed",
+    ]
+    assert bad.warnings() == [
+        "GPU 1: 2 uncorrected memory (ECC) errors since the driver was loaded",
+        "GPU 1: slowed down because it is too hot (driver)",
+        "GPU 1: slowed down by its power supply",
+    ]
+
+
+def test_health_of_two_gpus_where_a_field_is_not_known(nvidia_smi):
+    nvidia_smi(OLD)
     good, bad = query_gpus()
     assert (good.index, good.uuid, good.memory_mib, good.driver) == (0, "GPU-aa-1", 81920, "550.90.07")
-    assert good.problems() == []
-    assert bad.problems() == [
+    assert good.problems() == good.warnings() == bad.problems() == []
+    assert bad.warnings() == [
         "GPU 1: 3 uncorrected memory (ECC) errors since the driver was loaded",
         "GPU 1: slowed down because it is too hot (hardware)",
     ]

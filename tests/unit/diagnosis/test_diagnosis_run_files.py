@@ -78,6 +78,19 @@ def test_pretrained(spoil):
     assert "not a complete checkpoint" in problems(spoil)["checkpoint.pretrained"]
 
 
+def test_a_run_that_continues_needs_no_pretrained_weights(spoil):
+    """Like a job that is requeued after the weights of the stage before were deleted."""
+    shutil.rmtree(spoil / "pretrained")
+    (spoil / "save" / "run" / "iter_0000005.partial-a").mkdir(parents=True)
+    assert problems(spoil).keys() == {"checkpoint.pretrained"}  # nothing complete to continue from
+    (spoil / "save" / "run" / "iter_0000005").mkdir()
+    files = inspect_run_files(load_config(spoil / "config.yaml"), count_parameters=True)
+    (finding,) = files.findings
+    assert (finding.about, finding.is_problem) == ("checkpoint.pretrained", False)
+    assert finding.message.endswith(f"not read: the run continues from {spoil / 'save' / 'run' / 'iter_0000005'}")
+    assert "checkpoint.pretrained" not in files.identity  # nor compared between nodes
+
+
 def test_a_complete_checkpoint_can_be_read(run_yaml):
     """What counts as complete here is what the exporter reads."""
     tensors = CheckpointTensors(run_yaml.parent / "pretrained" / "iter_0000000")

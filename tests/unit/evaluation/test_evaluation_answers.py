@@ -6,7 +6,7 @@ from PIL import Image
 
 from megatron_focus.evaluation.answer_file import Answered, append_answers, read_answers
 from megatron_focus.evaluation.asking import Asked, ask
-from megatron_focus.evaluation.fingerprint import weights_sample_sha256
+from megatron_focus.evaluation.fingerprint import processor_sha256, weights_sample_sha256
 from megatron_focus.evaluation.visual_tokens import VisualTokenCounts
 from megatron_focus.inference.answering import Decoding, Turn, answer
 from megatron_focus.inference.release_folder import load_release
@@ -59,6 +59,17 @@ def test_weights_of_one_shape_are_told_apart(tmp_path):
     assert len(prints) == 2
     (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
     assert weights_sample_sha256(tmp_path) not in prints
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja", "processor_config.json"])
+def test_another_way_to_read_questions_is_told_apart(tmp_path, name):
+    tiny.write_release(tmp_path / "release")
+    before = processor_sha256(tmp_path / "release")
+    (tmp_path / "release" / "README.md").write_text("a model card")
+    assert processor_sha256(tmp_path / "release") == before
+    file = tmp_path / "release" / name
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert processor_sha256(tmp_path / "release") != before
 
 
 @pytest.fixture(scope="module")

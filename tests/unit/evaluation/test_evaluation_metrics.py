@@ -177,6 +177,27 @@ def test_chosen_letter(said, letter):
     assert chosen_letter(said, OPTIONS) == letter
 
 
+@pytest.mark.parametrize(
+    ("said", "options", "letter"),
+    [
+        ("A dog", ("A cat", "A dog"), "B"),
+        ("a dog.", ("A cat", "A dog"), "B"),
+        ('"A Dog".', ("A cat", "A dog"), "B"),
+        ("The answer is A", ("The answer is B", "The answer is A"), "B"),
+        ("5", ("3", "5"), "B"),
+        ("-5", ("5", "-5"), "B"),
+        ("50", ("5", "50"), "B"),
+        ("A", ("B", "A"), "A"),  # a letter is a letter
+        ("A.", ("B", "A"), "A"),
+        (".", ("", "dog"), None),
+        ("", ("", "dog"), None),
+    ],
+)
+def test_an_options_whole_text(said, options, letter):
+    """MMBench reads the A of "A dog" as a letter."""
+    assert chosen_letter(said, options) == letter
+
+
 def test_chosen_letter_equals_that_of_mmbench():
     """But for single small letters, which MMBench does not read, and for E, its mark of an answer that fits nothing."""
     for package in ("pandas", "requests", "loguru"):

@@ -1,9 +1,11 @@
 """Pictures from files and from a server on this machine."""
 
+import errno
 import io
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +142,21 @@ def test_other_failures(tmp_path, monkeypatch):
     monkeypatch.setattr(image_source, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         open_picture(str(tmp_path / "whole.png"))
+
+
+def test_storage_that_is_away_is_not_the_pictures_fault(tmp_path, monkeypatch):
+    """Such as a network mount without an answer; a name that no file can have is."""
+    (tmp_path / "a.png").write_bytes(png())
+    with pytest.raises(ValueError, match="no such file"):
+        open_picture(str(tmp_path / ("a" * 300)))
+    with pytest.raises(ValueError, match="no such file"):
+        open_picture(str(tmp_path / "a.png" / "b.png"))
+
+    def stale(*arguments, **options):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    for method in ("open", "stat"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, stale)
+            with pytest.raises(OSError, match=f"^image {tmp_path / 'a.png'}: Stale file handle$"):
+                open_picture(str(tmp_path / "a.png"))

@@ -88,13 +88,22 @@ def test_command_lines_that_make_no_sense(arguments, capsys):
 
 def test_gpus_and_a_torch_that_cannot_use_them(monkeypatch, installed):
     gpu = Gpu(
-        index=0, uuid="GPU-a", name="H100", memory_mib=81920, used_mib=40000, driver="535", compute_capability="9.0"
+        index=0,
+        uuid="GPU-a",
+        name="H100",
+        memory_mib=81920,
+        used_mib=40000,
+        driver="535",
+        compute_capability="9.0",
+        health={"clocks_throttle_reasons.sw_thermal_slowdown": "Active", "remapped_rows.failure": "Yes"},
     )
     monkeypatch.setattr(doctor_module, "query_gpus", lambda: [gpu])
     monkeypatch.setattr(doctor_module, "driver_cuda_version", lambda: (12, 2))
     monkeypatch.setattr(doctor_module, "probe_torch", lambda: TorchFacts(cuda="13.0", error="driver too old"))
     found = doctor_module.diagnose()
     assert [(f.about, f.is_problem) for f in found.findings if f.about in ("GPUs", "torch")] == [
+        ("GPUs", True),
+        ("GPUs", False),
         ("GPUs", False),
         ("torch", True),
     ]

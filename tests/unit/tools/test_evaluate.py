@@ -1,5 +1,6 @@
 """``tools/evaluate.py`` with a small release: scores, arrays, restarts, and input that cannot be used."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import LlavaNextProcessor
 
 from megatron_focus.conversion.model_card import read_results
 from megatron_focus.evaluation import part as part_module
@@ -238,6 +240,43 @@ def test_a_full_disk_is_worth_another_try(folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     code, _, err = run(folder, tmp_path / "file" / "bench", capsys)
     assert code == 1 and "error: " in err and "Not a directory" in err
+
+
+def _away(*arguments, **options):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("on_bad_question", ["error", "skip"])
+def test_an_image_that_cannot_be_read_for_now(folder, tmp_path, capsys, monkeypatch, on_bad_question):
+    opened = Path.open
+
+    def open_file(path, *arguments, **options):
+        return _away() if path.suffix == ".png" else opened(path, *arguments, **options)
+
+    output, options = tmp_path / "bench", ["--on-bad-question", on_bad_question]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_file)
+        code, _, err = run(folder, output, capsys, *options)
+    assert code == 1 and f"error: image {folder / 'images' / 'one.png'}: Input/output error" in err
+    assert list((output / "parts").iterdir()) == []  # no question was noted as a bad one
+    code, out, _ = run(folder, output, capsys, *options)
+    assert code == 0 and "not asked" not in out
+
+
+def test_a_release_that_cannot_be_read_for_now(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(LlavaNextProcessor, "from_pretrained", _away)
+    code, _, err = run(folder, tmp_path / "bench", capsys)
+    assert code == 1 and f"error: {folder / 'release'}: [Errno 5] Input/output error" in err
+
+
+def test_a_release_that_lacks_its_tokenizer(folder, tmp_path, capsys):
+    shutil.copytree(folder / "release", tmp_path / "release")
+    for file in (tmp_path / "release").glob("tokenizer*"):
+        file.unlink()
+    files = ["--questions", str(folder / "questions.jsonl"), "--images", str(folder / "images")]
+    options = ["--metric", "anls", "--output", str(tmp_path / "bench")]
+    assert main([str(tmp_path / "release"), *files, *options]) == 2
+    assert f"error: {tmp_path / 'release'}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
