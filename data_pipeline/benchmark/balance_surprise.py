@@ -69,4 +69,5 @@ def realised_cost(
         # What is not dropped by gamma = 1 is not dropped by surprise either.
         left = np.where(left < 1, np.clip(left + surprise.text * random.standard_normal(len(left)), 0.05, 1.0), left)
     tiles = planner.tiles[samples.index]
-    return cost.of_lengths(tiles=tiles, entering=text + visual, left=text + left * visual, before=before)
+    labels = planner.manifest.loss_tokens[samples.index]
+    return cost.of_lengths(tiles=tiles, entering=text + visual, left=text + left * visual, labels=labels, before=before)

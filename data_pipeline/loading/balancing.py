@@ -76,17 +76,21 @@ def best_fit(size: NDArray[np.int64], room: NDArray[np.int64]) -> NDArray[np.int
     """The largest item first, each into the fullest bin that has room for it (best-fit decreasing): few bins.
 
     Args:
-        size: int64 [n, 2], room of two kinds that each item takes; the first decides what is large and full.
+        size: int64 [n, 2], room of two kinds that each item takes; what is large and full goes by the kind of which all
+            items together take the greater share of a bin's room, by the first where they take the same.
         room: int64 [2], room of a bin; every item fits into an empty one.
 
     Returns:
         int64 [n], the bin of each item.
     """
+    # A bin is searched for by the kind that is scarcer: where that fits, the other mostly does too, so few are passed.
+    (total, total_other), (most, most_other) = size.sum(axis=0).tolist(), room.tolist()
+    if total_other * most > total * most_other:
+        size, most, most_other = size[:, ::-1], most_other, most
     order = np.lexsort((-size[:, 1], -size[:, 0]))
     result = np.empty(len(size), dtype=np.int64)
     bins, opened = [], 0
     free: list[tuple[int, int, int]] = []  # room of both kinds and number of each bin, the fullest first
-    most, most_other = room.tolist()
     for need, need_other in size[order].tolist():
         place = bisect.bisect_left(free, (need, need_other, 0))
         while place < len(free) and free[place][1] < need_other:

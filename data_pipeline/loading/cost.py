@@ -46,7 +46,7 @@ class SampleCost:
     attention: float = 0.0
     """Of a pair of tokens, in the attention of all layers: times the square of a sample's length."""
     head: float = 0.0
-    """Of a token that is left after the drop, in the language-model head."""
+    """Of a labelled token, in the language-model head, which computes no others."""
     expected_drop: ExpectedDrop | None = None
     """None where no layer drops tokens."""
 
@@ -56,6 +56,7 @@ class SampleCost:
         tiles: NDArray[np.int64],
         text: NDArray[np.int64],
         visual: NDArray[np.int64],
+        labels: NDArray[np.int64],
         keys: NDArray[np.int64],
         step: int,
     ) -> NDArray[np.int64]:
@@ -65,6 +66,7 @@ class SampleCost:
             tiles: int64 [n].
             text: int64 [n], tokens that are not visual.
             visual: int64 [n], visual tokens that are expected to enter the language model.
+            labels: int64 [n], tokens that are learnt.
             keys: int64 [n], see ``sample_key``.
             step: training step, from 0.
         """
@@ -72,7 +74,8 @@ class SampleCost:
             before, kept = np.ones(len(keys)), np.ones(len(keys))
         else:
             before, kept = self.expected_drop(keys, step)
-        return self.of_lengths(tiles=tiles, entering=text + visual, left=text + visual * kept, before=before)
+        left = text + visual * kept
+        return self.of_lengths(tiles=tiles, entering=text + visual, left=left, labels=labels, before=before)
 
     def of_lengths(
         self,
@@ -80,6 +83,7 @@ class SampleCost:
         tiles: NDArray[np.int64],
         entering: NDArray[np.int64],
         left: NDArray[np.float64],
+        labels: NDArray[np.int64],
         before: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """The cost of samples whose lengths are known.
@@ -88,10 +92,11 @@ class SampleCost:
             tiles: int64 [n].
             entering: int64 [n], tokens that enter the language model.
             left: float64 [n], tokens that are left after the drop.
+            labels: int64 [n], tokens that are learnt.
             before: float64 [n], share of the layers that are before it.
         """
         early = entering + self.attention * entering * entering
         late = left + self.attention * left * left
-        total = self.per_tile * tiles + before * early + (1.0 - before) * late + self.head * left
+        total = self.per_tile * tiles + before * early + (1.0 - before) * late + self.head * labels
         units: NDArray[np.int64] = np.maximum(np.rint(total * UNITS), 1).astype(np.int64)
         return units

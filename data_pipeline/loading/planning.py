@@ -141,7 +141,10 @@ class StepPlanner:
             tiles=self.tiles[batch],
             text=self.text[batch],
             visual=visual,
+            labels=self.manifest.loss_tokens[batch],
             keys=self.manifest.keys[batch],
+            # The trainer's iteration, unless the batch size changed on resume: then other draws than the step's own are
+            # expected, and rows are less even and nothing else.
             step=place // self.global_batch_size,
         )
         return StepSamples(

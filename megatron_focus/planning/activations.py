@@ -4,6 +4,9 @@
 its modules' sources and is NOT measured: its norms keep input and output in the layer's dtype, its attention the
 rotated queries and keys, its SwiGLU the input of the activation alone.
 
+All linears are taken to keep their input. Those of a frozen language model (stage 1) do not, so its activations are
+overestimated there.
+
 Shapes: T tokens of a row, C hidden size, F feed-forward width, q query and k key channels, n heads, e bytes an element,
 t tensor-parallel ranks; one rank's share throughout. w, f, a are width, feed-forward and heads of the vision tower, g^2
 cells of a tile.

@@ -20,7 +20,8 @@ class StepTime:
     """Seconds of a step, along the slowest stage of the replica with most rows."""
 
     useful: float
-    """All work spread evenly over all GPUs; the same for every layout."""
+    """All work spread evenly over all GPUs. Layouts differ in what each tensor-parallel rank does whole: norms and
+    residuals without sequence parallelism, the vision-guided sampler."""
     uneven: float
     """More than that on the slowest stage: stages of unlike work, rows that do not divide over the replicas. Below 0
     where the slowest stage is so by its messages."""
@@ -95,7 +96,7 @@ def chunk_seconds(config: RunConfig, chunk: Chunk, row: RowLoad, cluster: Cluste
     return (
         work_seconds(chunk_work(config, chunk, row), tp, cluster),
         work_seconds(recompute_work(config, chunk, row), tp, cluster),
-        sent / cluster.bandwidth(tp),
+        sent / cluster.bandwidth(tp, min(tp, cluster.node_size)),
     )
 
 
@@ -135,7 +136,7 @@ def estimate(config: RunConfig, load: Workload, cluster: Cluster) -> Estimate:
         recompute=rows * stages[slowest][1],
         tensor_parallel=rows * stages[slowest][2],
         bubble=bubble_seconds(stage_seconds, per_stage),
-        pipeline=0.0 if per_stage > 1 or pp == 1 else rows * pipeline_bytes / cluster.bandwidth(tp * dp + 1),
+        pipeline=0.0 if per_stage > 1 or pp == 1 else rows * pipeline_bytes / cluster.bandwidth(tp * dp + 1, 1),
         data_parallel=exchange,
         optimizer=update,
     )
@@ -177,7 +178,7 @@ def _data_parallel(
     """(exposed seconds of messages, seconds of the update, bytes sent) of the stage with most parameters."""
     parallel = config.parallel
     pp, tp = parallel.pipeline_model_parallel_size, parallel.tensor_model_parallel_size
-    bandwidth = cluster.bandwidth(tp * dp)
+    bandwidth = cluster.bandwidth(tp * dp, max(1, cluster.node_size // tp))
     memory = cluster.gpu.memory_bandwidth * cluster.assumptions.memory_share
     exchange = update = most = 0.0
     for stage in range(pp):

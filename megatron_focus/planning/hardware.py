@@ -90,7 +90,8 @@ class Assumptions:
             f"memory-bound work {self.memory_share:.0%} of the memory bandwidth, links {self.link_share:.0%}",
             "TP messages and the parameter all-gather are exposed; gradients overlap only with overlap_grad_reduce; "
             "pipeline messages are hidden by the interleaved schedule alone",
-            "ranks are numbered TP, then DP, then PP; a group that leaves a node runs at one network card a GPU",
+            "ranks are numbered TP, then DP, then PP; each GPU has a network card, and a group that leaves a node "
+            "uses those of all its members there, up to NVLink's bandwidth; a message between two stages uses one",
             f"margin: {self.fixed_gib:g} GiB for CUDA context, NCCL and workspaces, and {self.fragmentation:.0%} of "
             "the activations for fragmentation",
         ]
@@ -105,8 +106,15 @@ class Cluster:
     node_size: int = 8
     assumptions: Assumptions = Assumptions()
 
-    def bandwidth(self, span: int) -> float:
-        """Attainable bytes/s of a group whose members lie within ``span`` consecutive ranks."""
-        inside = span <= self.node_size
-        link = self.gpu.node_bandwidth if inside else self.gpu.network_bandwidth
+    def bandwidth(self, span: int, members_a_node: int) -> float:
+        """Attainable bytes/s of a rank in a ring.
+
+        Args:
+            span: consecutive ranks within which the members of the group lie.
+            members_a_node: of the group. Rings cross a group that leaves the node over the cards of all its members
+                there, one ring each (NCCL), and inside the node all of them share NVLink.
+        """
+        link = self.gpu.node_bandwidth
+        if span > self.node_size:
+            link = min(link, members_a_node * self.gpu.network_bandwidth)
         return link * self.assumptions.link_share

@@ -82,7 +82,8 @@ def estimate_lines(found: Estimate, cluster: Cluster) -> list[str]:
     ]
     time = found.time
     parts = [f"useful {time.useful:.2f}"]
-    parts += [f"{words} {getattr(time, part):.2f}" for part, words in PARTS.items() if getattr(time, part) >= 0.005]
+    lost = {words: getattr(time, part) for part, words in PARTS.items() if part != "useful"}
+    parts += [f"{words} {seconds:.2f}" for words, seconds in lost.items() if seconds >= 0.005]
     sent = found.messages
     return [
         *table(header, rows),
@@ -120,7 +121,7 @@ def _load_lines(plan: Plan) -> list[str]:
         f"  {count / 1e9:.2f} B parameters; {plan.load.rows:.1f} rows a step of {mean.samples:.1f} samples, "
         f"{mean.tiles:.0f} tiles",
         f"  a row: {mean.tokens:,.0f} tokens enter the language model, {last:,.0f} are left after the drops; at worst "
-        f"{worst.tokens:,.0f} and {worst.tiles:.0f} tiles, which is what the memory must hold",
+        f"{worst.layers[0].tokens:,.0f} and {worst.tiles:.0f} tiles, which is what the memory must hold",
     ]
 
 

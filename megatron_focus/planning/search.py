@@ -15,6 +15,7 @@ LARGEST_TENSOR_PARALLEL, LARGEST_PIPELINE = 16, 32
 CHUNKS_PER_STAGE = (1, 2, 4)
 
 PARTS = {
+    "useful": "work that tensor parallelism does not divide",
     "uneven": "uneven work over stages or replicas",
     "recompute": "recomputation",
     "tensor_parallel": "tensor-parallel messages",
@@ -23,7 +24,7 @@ PARTS = {
     "data_parallel": "data-parallel messages",
     "optimizer": "optimizer step",
 }
-"""Parts of ``StepTime`` that differ by layout, for people."""
+"""Parts of ``StepTime``, for people: why a layout takes longer than another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def search(config: RunConfig, load_of: LoadOf, cluster: Cluster, *, frugal: bool
 
 
 def reason(candidate: Estimate, best: Estimate) -> str:
-    """Why ``candidate`` is not the best: what does not fit, or on what it loses most time."""
+    """Why ``candidate`` is not the best: what does not fit, or how much longer it takes and on what it loses most."""
     if not candidate.fits:
         stage = candidate.fullest
         memory = candidate.memory[stage]
@@ -89,7 +90,8 @@ def reason(candidate: Estimate, best: Estimate) -> str:
     lost = {part: getattr(candidate.time, part) - getattr(best.time, part) for part in PARTS}
     part = max(lost, key=lambda name: lost[name])
     across = part == "tensor_parallel" and candidate.tensor_parallel_across_nodes
-    return f"{PARTS[part]}{' across nodes' if across else ''} +{lost[part]:.2f} s"
+    longer = candidate.time.total - best.time.total
+    return f"+{longer:.2f} s, most by {PARTS[part]}{' across nodes' if across else ''}: +{lost[part]:.2f} s"
 
 
 def _order(found: Estimate) -> tuple[float, ...]:

@@ -61,7 +61,7 @@ def chunk_work(config: RunConfig, chunk: Chunk, row: RowLoad) -> Work:
         work += Work(matmul=head_flops(config.model, 1) * row.labels * (1 + backward))
     if chunk.first:
         work += _vision_work(config, row, activations)
-    return work + _selection_work(config.model, chunk, row)
+    return work + _selection_work(config, chunk, row)
 
 
 def recompute_work(config: RunConfig, chunk: Chunk, row: RowLoad) -> Work:
@@ -128,14 +128,15 @@ def _vision_work(config: RunConfig, row: RowLoad, activations: Activations) -> W
     )
 
 
-def _selection_work(model: ModelConfig, chunk: Chunk, row: RowLoad) -> Work:
+def _selection_work(config: RunConfig, chunk: Chunk, row: RowLoad) -> Work:
     """The samplers' own products: every rank runs the vision-guided one whole, on the first chunk."""
+    model = config.model
     matmul, language = 0.0, model.language
     if chunk.first and model.vision_sampler.enabled:
         cells = model.image.cells_per_side**2
         windows = row.tiles * cells / model.vision_sampler.window**2
         scales = len(model.vision_sampler.scales)
-        matmul += 3 * windows * 2 * cells * (language.hidden_size + scales)
+        matmul += config.parallel.tensor_model_parallel_size * 3 * windows * 2 * cells * (language.hidden_size + scales)
     if row.selection_tokens and model.text_sampler.mode in ("train", "random"):
         first, last = _drop_layers(model)
         here = max(min(chunk.end, last + 1) - max(chunk.start, first), 0) / (last + 1 - first)

@@ -3,7 +3,7 @@
 Shapes: L decoder layers.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -80,7 +80,8 @@ class Workload:
     """Rows of a step's global batch, over all data-parallel ranks; the mean over steps."""
     mean: RowLoad
     worst: RowLoad
-    """What the memory must hold: a row as long as packing allows, nothing compressed or dropped."""
+    """What the memory must hold: a row as long as packing allows, nothing compressed or dropped. Each figure by
+    itself is a bound over all rows that the given samples can make, so not all of them need occur in one row."""
     source: str
     """Where the lengths are from, for people."""
 
@@ -236,17 +237,21 @@ def _mean(loads: Sequence[RowLoad]) -> RowLoad:
 
 
 def _worst_row(config: RunConfig, samples: Sequence[Sample], length: int) -> RowLoad:
-    """A row of ``length`` uncompressed tokens with the mix of ``samples``."""
-    total = sum(s.text + s.visual for s in samples)
-    whole = row_load(config.model, samples, 1.0, 1.0)
-    scale = length / total
+    """Bounds, one by one, of rows of ``length`` uncompressed tokens: a row may hold only samples with most tiles."""
+    known = set(samples)
+
+    def most(figure: Callable[[Sample], float]) -> float:
+        return length * max(figure(s) / (s.text + s.visual) for s in known)
+
+    selecting = float(_dropped_before(config.model, config.model.language.num_layers - 1) > 0)
+    layer = LayerLoad(tokens=length, squares=most(lambda s: (s.text + s.visual) ** 2))
     return RowLoad(
-        samples=max(whole.samples * scale, 1.0),
-        text=whole.text * scale,
-        visual=whole.visual * scale,
-        tiles=whole.tiles * scale,
-        labels=whole.labels * scale,
-        layers=tuple(LayerLoad(tokens=la.tokens * scale, squares=la.squares * scale) for la in whole.layers),
-        selection_tokens=whole.selection_tokens * scale,
-        selection_pairs=whole.selection_pairs * scale,
+        samples=max(most(lambda s: 1), 1.0),
+        text=most(lambda s: s.text),
+        visual=most(lambda s: s.visual),
+        tiles=most(lambda s: s.tiles),
+        labels=most(lambda s: s.labels),
+        layers=(layer,) * config.model.language.num_layers,
+        selection_tokens=selecting * most(lambda s: s.instruction + s.visual if s.instruction * s.visual else 0),
+        selection_pairs=selecting * most(lambda s: s.instruction * s.visual),
     )

@@ -25,7 +25,7 @@ def sample_cost(model: ModelConfig, *, freeze: Collection[str] = (), seed: int) 
 
     Forward and backward passes count: the backward pass of a module that is trained costs twice its forward pass, that
     of a frozen one behind a trained one once, that of the vision tower nothing when it is frozen (nothing before it is
-    trained). The vision-guided sampler, a fraction of a percent, is left out.
+    trained). The head computes labelled tokens only. The vision-guided sampler, a fraction of a percent, is left out.
 
     Args:
         model: sizes and samplers.

@@ -48,8 +48,26 @@ def test_those_that_fit_come_first_and_faster_ones_before_slower(ranked):
 def test_every_layout_but_the_best_has_a_reason_to_lose(ranked):
     assert ranked[0].reason == ""
     assert all(each.reason for each in ranked[1:])
+    for each in ranked[1:]:
+        if each.estimate.fits:
+            said = each.estimate.time.total - ranked[0].estimate.time.total
+            assert each.reason.startswith(f"+{said:.2f} s, most by ")
     across = [each for each in ranked if each.estimate.tensor_parallel_across_nodes and each.estimate.fits]
     assert across and all("tensor-parallel messages across nodes" in each.reason for each in across)
+
+
+def test_a_group_across_nodes_has_the_cards_of_its_members_there():
+    gpu, share = CLUSTER.gpu, CLUSTER.assumptions.link_share
+    assert CLUSTER.bandwidth(8, 8) == share * gpu.node_bandwidth
+    assert CLUSTER.bandwidth(16, 1) == share * gpu.network_bandwidth
+    assert CLUSTER.bandwidth(16, 4) == 4 * share * gpu.network_bandwidth
+    assert CLUSTER.bandwidth(16, 100) == share * gpu.node_bandwidth  # no more than NVLink carries
+
+    # A node of eight has two members of a data-parallel group of TP 4, and one of a group of TP 8.
+    for tp, cards in ((4, 2), (8, 1)):
+        found = estimate(llama(tensor_model_parallel_size=tp), load_of(llama()), CLUSTER)
+        seconds = found.messages.data_parallel / (cards * share * gpu.network_bandwidth)
+        assert found.time.data_parallel == pytest.approx(seconds)
 
 
 def test_a_layout_that_does_not_fit_names_stage_and_bytes():

@@ -7,7 +7,7 @@ import pytest
 from megatron_focus.config.schema import ModelConfig, RunConfig
 from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
 from megatron_focus.planning.work import model_flops
-from megatron_focus.planning.workload import assumed_sample, row_load, workload
+from megatron_focus.planning.workload import Sample, assumed_sample, row_load, workload
 
 SAMPLE = assumed_sample(480, 640, 200, 100, 80, ModelConfig().image)
 
@@ -40,15 +40,35 @@ def test_rows_are_packed_within_the_budget_and_the_worst_row_is_its_limit():
     load = workload(config, [SAMPLE], 0.435, 0.75, "here")
     assert load.mean.tokens <= config.data.max_sequence_length
     assert load.rows * load.mean.samples == pytest.approx(config.training.global_batch_size)
-    assert load.worst.tokens == pytest.approx(config.data.max_sequence_length * config.data.worst_case_factor)
-    assert load.worst.layers[-1].tokens == pytest.approx(load.worst.tokens)  # nothing is dropped
+    worst = config.data.max_sequence_length * config.data.worst_case_factor
+    assert {layer.tokens for layer in load.worst.layers} == {worst}  # nothing is dropped
+    assert load.worst.tokens == pytest.approx(worst)
+    assert load.worst.tiles == pytest.approx(worst / 2540 * 5)
+
+
+def test_the_worst_row_bounds_rows_of_any_of_the_samples():
+    """A row may hold only those with most tiles, or most labels, or the shortest."""
+    config, image = RunConfig(), ModelConfig().image
+    kinds = [assumed_sample(480, 640, 200, 100, 80, image), assumed_sample(60, 60, 30, 5, 20, image)]
+    kinds.append(Sample(text=900, visual=0, tiles=0, labels=800, instruction=100))
+    worst = workload(config, kinds * 50, 0.435, 0.75, "here").worst
+    length = round(config.data.max_sequence_length * config.data.worst_case_factor)
+    for kind in kinds:
+        row = row_load(config.model, [kind] * (length // (kind.text + kind.visual)), 1.0, 1.0)
+        for figure in ("samples", "text", "visual", "tiles", "labels", "selection_tokens", "selection_pairs"):
+            assert getattr(row, figure) <= getattr(worst, figure)
+        for layer, bound in zip(row.layers, worst.layers, strict=True):
+            assert layer.tokens <= bound.tokens and layer.squares <= bound.squares
+    few = assumed_sample(60, 60, 30, 5, 20, image)
+    assert worst.tiles == pytest.approx(length * few.tiles / (few.text + few.visual))
+    assert worst.labels == pytest.approx(length * 800 / 900)
 
 
 def test_without_compression_the_worst_row_is_the_budget():
     config = RunConfig()
     plain = replace(config.model, vision_sampler=replace(config.model.vision_sampler, enabled=False))
     load = workload(replace(config, model=plain), [SAMPLE], 0.435, 0.75, "here")
-    assert load.worst.tokens == pytest.approx(config.data.max_sequence_length)
+    assert load.worst.layers[0].tokens == config.data.max_sequence_length
     assert load.mean.visual == pytest.approx(2340 * load.mean.samples)
 
 

@@ -13,7 +13,9 @@ from megatron_focus.training.sample_cost import DrawnDrop, kept_share, sample_co
 
 
 def lengths(**changes):
-    return {name: np.array([value]) for name, value in ({"tiles": 5, "entering": 1500} | changes).items()}
+    return {
+        name: np.array([value]) for name, value in ({"tiles": 5, "entering": 1500, "labels": 300} | changes).items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -25,18 +27,19 @@ def test_equals_the_count_of_flops(freeze, tower, decoder):
     cost = sample_cost(model, freeze=freeze, seed=1)
     before, left = 8, 900
 
-    def flops(tiles, entering):
+    def flops(tiles, entering, labels=300):
         early, late = (decoder_layer_flops(model, [n]) for n in (entering, left))
-        language = before * early + (32 - before) * late + head_flops(model, left)
+        language = before * early + (32 - before) * late + head_flops(model, labels)
         return tower * vision_flops(model, tiles) + decoder * language
 
     def found(**changes):
         return cost.of_lengths(**lengths(left=float(left), before=before / 32, **changes)).item()
 
     ratio = found() / flops(5, 1500)
-    for tiles, entering in ((0, 1500), (5, 6000), (3, 901)):
+    for tiles, entering, labels in ((0, 1500, 300), (5, 6000, 0), (3, 901, 800)):
         # Rounded to thousandths of a token's pass, of some hundred.
-        assert found(tiles=tiles, entering=entering) / flops(tiles, entering) == pytest.approx(ratio, rel=1e-5)
+        cost_of = found(tiles=tiles, entering=entering, labels=labels)
+        assert cost_of / flops(tiles, entering, labels) == pytest.approx(ratio, rel=1e-5)
     # A token without attention is the unit.
     assert ratio == pytest.approx(UNITS / (decoder * 32 * _linear(model)), rel=1e-5)
 
@@ -63,7 +66,9 @@ def test_modes():
     def cost(**changes):
         model = ModelConfig(text_sampler=TextSamplerConfig(**changes))
         keys = np.arange(500)
-        arrays = {name: np.full(500, value) for name, value in (("tiles", 5), ("text", 200), ("visual", 1000))}
+        arrays = {
+            name: np.full(500, value) for name, value in (("tiles", 5), ("text", 200), ("visual", 1000), ("labels", 90))
+        }
         return sample_cost(model, seed=1)(**arrays, keys=keys, step=2)
 
     off = cost(mode="off")

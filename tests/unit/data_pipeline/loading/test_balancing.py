@@ -79,6 +79,14 @@ def test_best_fit_opens_a_bin_only_when_none_has_room():
         assert (free[bin] >= 0).all()
 
 
+def test_best_fit_goes_by_the_scarcer_kind():
+    size = np.random.default_rng(1).integers(1, 60, (500, 2))
+    assert np.array_equal(best_fit(size, np.array([100, 120])), best_fit(size[:, ::-1], np.array([120, 100])))
+    # By the second kind 7 + 3 and 6 + 4 fill two bins; by the first 4 + 3 go together and leave three.
+    size = np.array([[1, 6], [2, 7], [3, 3], [4, 4]])
+    assert best_fit(size, np.array([100, 10])).tolist() == [1, 0, 0, 1]
+
+
 @pytest.mark.parametrize("count", [2, 6, 128])
 def test_every_bin_meets_every_other(count):
     met = set()

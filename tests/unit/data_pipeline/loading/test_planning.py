@@ -52,10 +52,12 @@ def test_costs_and_tokens_are_those_of_the_samples(config, small_geometry):
         tiles=found.tiles[samples.index],
         text=found.text[samples.index],
         visual=samples.expected - found.text[samples.index],
+        labels=found.manifest.loss_tokens[samples.index],
         keys=found.manifest.keys[samples.index],
         step=6,
     )
     assert cost.tolist() == samples.cost.tolist()
+    assert (found.manifest.loss_tokens[samples.index] > 0).all()
 
 
 def test_tiles(config, small_geometry):

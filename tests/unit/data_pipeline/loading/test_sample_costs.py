@@ -4,7 +4,7 @@ from data_pipeline.loading.cost import UNITS, SampleCost
 
 
 def cost_of(cost, **changes):
-    values = {"tiles": 5, "text": 100, "visual": 200, "keys": 7} | changes
+    values = {"tiles": 5, "text": 100, "visual": 200, "labels": 40, "keys": 7} | changes
     arrays = {name: np.atleast_1d(np.array(value)) for name, value in values.items()}
     return cost(**arrays, step=3).tolist()
 
@@ -13,7 +13,7 @@ def test_parts_by_hand():
     assert cost_of(SampleCost()) == [300 * UNITS]  # tokens, for who knows no model
     assert cost_of(SampleCost(per_tile=20)) == [(300 + 5 * 20) * UNITS]
     assert cost_of(SampleCost(attention=0.001)) == [(300 + 90) * UNITS]
-    assert cost_of(SampleCost(head=0.5)) == [(300 + 150) * UNITS]
+    assert cost_of(SampleCost(head=0.5)) == [(300 + 20) * UNITS]  # of the labelled tokens alone
     assert cost_of(SampleCost(), tiles=0, text=0, visual=0) == [1]  # never nothing
 
 
@@ -26,11 +26,11 @@ def test_a_drop_in_the_middle():
 
     assert cost_of(SampleCost(expected_drop=drop)) == [(300 / 4 + 200 * 3 / 4) * UNITS]
     assert cost_of(SampleCost(expected_drop=drop, attention=0.01)) == [((300 + 900) / 4 + (200 + 400) * 3 / 4) * UNITS]
-    assert cost_of(SampleCost(expected_drop=drop, head=1.0)) == [(300 / 4 + 200 * 3 / 4 + 200) * UNITS]
+    assert cost_of(SampleCost(expected_drop=drop, head=1.0)) == [(300 / 4 + 200 * 3 / 4 + 40) * UNITS]
 
 
 def test_whole_numbers():
     found = SampleCost(per_tile=1 / 3, attention=1e-5)(
-        tiles=np.arange(9), text=np.arange(9), visual=np.arange(9), keys=np.arange(9), step=0
+        **{name: np.arange(9) for name in ("tiles", "text", "visual", "labels", "keys")}, step=0
     )
     assert found.dtype == np.int64 and (np.diff(found) > 0).all()
