@@ -2,7 +2,7 @@
 #
 #   source tools/environment.sh EXTRAS      e.g. "quickstart" or "test"
 #
-# Runs once; a later call finds the stamp of the same setup.py and extras and returns at once.
+# Runs once; a later call finds stamps of the same setup.py for all of its extras and returns at once.
 
 _root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 _extras=${1:?extras of setup.py, e.g. quickstart}
@@ -11,8 +11,12 @@ _python=${PYTHON:-python3}
     echo "error: Python 3.11 or newer is needed, $("$_python" --version) was found; name another with PYTHON=..." >&2
     exit 1
 }
-_want=$({ cat "$_root/setup.py"; echo "$_extras"; } | sha256sum | cut -c1-16)
-if [ ! -e "$_root/.venv/installed-$_want" ]; then
+_stamp=$_root/.venv/installed-$(sha256sum <"$_root/setup.py" | cut -c1-16)
+_missing=
+for _extra in ${_extras//,/ }; do
+    [ -e "$_stamp-$_extra" ] || _missing=yes
+done
+if [ -n "$_missing" ]; then
     echo "installing into $_root/.venv (once, a few minutes) ..."
     _pip="$_root/.venv/bin/python -m pip install -q --disable-pip-version-check"
     # torch first and by its exact version, so that nothing else pulls another build of it.
@@ -23,6 +27,6 @@ if [ ! -e "$_root/.venv/installed-$_want" ]; then
         tail -n 20 "$_root/.venv/install.log" >&2
         exit 1
     }
-    touch "$_root/.venv/installed-$_want"
+    for _extra in ${_extras//,/ }; do touch "$_stamp-$_extra"; done
 fi
 export PATH="$_root/.venv/bin:$PATH" VIRTUAL_ENV="$_root/.venv"
