@@ -68,22 +68,23 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(run_co
     assert names == {"iter_0000003", "iter_0000005", "owner"}
     newest = os.path.join(config.checkpoint.save, "iter_0000005")
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=newest).returncode == 0
-    file = os.path.join(newest, "__0_0.distcp")
+    file = max((entry for entry in os.scandir(newest)), key=lambda entry: entry.stat().st_size).path
+    middle = os.path.getsize(file) // 2
     if damage == "missing":
         os.remove(file)
     else:
         with open(file, "r+b") as stream:
             if damage == "truncated":
-                stream.truncate(1000)
+                stream.truncate(middle)
             else:
-                stream.seek(5000)
+                stream.seek(middle)
                 byte = stream.read(1)
-                stream.seek(5000)
+                stream.seek(middle)
                 stream.write(bytes([byte[0] ^ 1]))
     config.training.exit_iter = None
     after = run_ranks(train, 1, config)
     assert after[0].losses == expected[0].losses[3:]
-    assert any("iter_0000005 is damaged" in line and "__0_0.distcp" in line for line in after[0].said)
+    assert any("iter_0000005 is damaged" in line and os.path.basename(file) in line for line in after[0].said)
     assert any(name.startswith("iter_0000005.damaged-") for name in os.listdir(config.checkpoint.save))
 
 
