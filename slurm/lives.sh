@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# Sourced by train.sh: what is known of this job's earlier lives (each start of a job is one), and why one ended.
+#
+# $logs/lives has a line "LIFE STEP" for each life, with the newest checkpoint at its start (-1: none), and a line
+# "LIFE interrupted" if it was asked to end. Only what is in files survives a requeue.
+
+# newest_checkpoint FOLDER: the step of the newest complete checkpoint, -1 if there is none.
+newest_checkpoint() {
+    local newest=-1 path
+    for path in "$1"/iter_*; do
+        if [[ ${path##*/} =~ ^iter_([0-9]+)$ ]] && ((10#${BASH_REMATCH[1]} > newest)); then
+            newest=$((10#${BASH_REMATCH[1]}))
+        fi
+    done
+    echo "$newest"
+}
+
+# lives_without_progress FILE: how many lives in a row, up to the last, started no further than an earlier one did.
+# Interrupted ones are not counted: they did not fail.
+lives_without_progress() {
+    awk '
+        $2 == "interrupted" { count--; next }
+        !seen || $2 > furthest { furthest = $2; count = 0; seen = 1 }
+        { count++ }
+        END { print count < 0 ? 0 : count + 0 }' "$1"
+}
+
+# furthest FILE: the newest checkpoint that any life started from.
+furthest() {
+    awk '$2 != "interrupted" && (!seen || $2 > furthest) { furthest = $2; seen = 1 } END { print furthest }' "$1"
+}
+
+# first_failure FILE: "rank RANK: REASON" of the task that failed first, or "node failure on NODE", from srun's messages;
+# nothing without such. With --kill-on-bad-exit the other tasks are ended because of it.
+first_failure() {
+    sed -nE -e 's/^srun: error: ([^ ]+): tasks? ([0-9]+)[0-9,-]*: (.*)$/rank \2 on \1: \3/p' \
+        -e 's/^srun: error: Node failure on (.*)$/node failure on \1/p' "$1" | head -n 1
+}
+
+# last_words LOG: the last lines of this life in a rank's log.
+last_words() {
+    awk -v life="life $LIFE," '/^--- rank / { here = index($0, life) } here' "$1" | tail -n 25
+}
+
+# setting SECTION KEY FILE: a value of the resolved configuration, as --dry-run prints it.
+setting() {
+    awk -v section="$1:" -v key="$2:" '
+        /^[^ ]/ { here = $0 == section }
+        here && $1 == key { sub(/^[^:]*: */, ""); gsub(/^["\047]|["\047]$/, ""); print }' "$3"
+}

@@ -1,0 +1,78 @@
+"""The functions that tell how a job's earlier lives ended; plain bash, no cluster."""
+
+import subprocess
+
+import pytest
+
+from tests.slurm.cluster import ROOT
+
+
+def run(function, *arguments, life="7.1"):
+    script = f'set -euo pipefail; source "{ROOT}/slurm/lives.sh"; {function} "$@"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *map(str, arguments)],
+        env={"LIFE": life, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.rstrip("\n")
+
+
+def test_newest_checkpoint_is_the_newest_complete_one(tmp_path):
+    assert run("newest_checkpoint", tmp_path) == "-1"
+    for name in ("iter_0000008", "iter_0000010", "iter_0000012.partial-7.0", "iter_0000020.damaged-1", "owner"):
+        (tmp_path / name).mkdir()
+    assert run("newest_checkpoint", tmp_path) == "10"
+
+
+@pytest.mark.parametrize(
+    ("lines", "count"),
+    [
+        ([], 0),
+        (["7.0 -1"], 1),
+        (["7.0 -1", "7.1 -1"], 2),
+        (["7.0 -1", "7.1 -1", "7.2 5"], 1),
+        (["7.0 5", "7.0 interrupted"], 0),
+        (["7.0 5", "7.1 5", "7.1 interrupted", "7.2 5"], 2),
+        # The newest was damaged, and the one before it is no progress.
+        (["7.0 5", "7.1 10", "7.2 5"], 2),
+    ],
+)
+def test_lives_without_progress(tmp_path, lines, count):
+    (tmp_path / "lives").write_text("".join(f"{line}\n" for line in lines))
+    assert run("lives_without_progress", tmp_path / "lives") == str(count)
+
+
+def test_furthest_start_ignores_interruptions(tmp_path):
+    (tmp_path / "lives").write_text("7.0 -1\n7.1 10\n7.1 interrupted\n7.2 5\n")
+    assert run("furthest", tmp_path / "lives") == "10"
+
+
+@pytest.mark.parametrize(
+    ("message", "failure"),
+    [
+        ("srun: error: node3: task 2: Exited with exit code 1", "rank 2 on node3: Exited with exit code 1"),
+        ("srun: error: node3: tasks 5-7,9: Killed", "rank 5 on node3: Killed"),
+        ("srun: error: Node failure on node4", "node failure on node4"),
+        ("slurmstepd-node1: error: *** STEP 1.1 ON node1 CANCELLED ***", ""),
+    ],
+)
+def test_first_failure_is_the_first_that_srun_names(tmp_path, message, failure):
+    file = tmp_path / "srun.log"
+    file.write_text(f"srun: got SIGCONT\n{message}\n" + ("srun: error: node9: task 8: Terminated\n" if failure else ""))
+    assert run("first_failure", file) == failure
+
+
+def test_last_words_are_those_of_this_life(tmp_path):
+    file = tmp_path / "rank-2.log"
+    file.write_text("--- rank 2 of 4 on a, life 7.0, then\nold\n--- rank 2 of 4 on b, life 7.1, now\nnew\n")
+    assert run("last_words", file) == "--- rank 2 of 4 on b, life 7.1, now\nnew"
+
+
+def test_setting_reads_one_section(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "data:\n  save: wrong\ncheckpoint:\n  save_interval: 3\n  save: 'runs/my run'\nlogging:\n  save: x\n"
+    )
+    assert run("setting", "checkpoint", "save", file) == "runs/my run"
