@@ -100,3 +100,11 @@ def pytest_terminal_summary(terminalreporter, config):
     if table := config.stash.get(_TABLE, None):
         terminalreporter.section("faults")
         terminalreporter.write(table.markdown())
+
+
+def pytest_collection_modifyitems(config, items):
+    """Faults take half an hour in all, so they run only when they are asked for."""
+    if "slurm_faults" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("slurm_faults"):
+                item.add_marker(pytest.mark.skip(reason="minutes each: pytest -m slurm_faults tests/slurm"))

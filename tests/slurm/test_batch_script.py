@@ -48,16 +48,19 @@ def submit(cluster, tmp_path_factory):
 @pytest.fixture(scope="module")
 def jobs(submit):
     """Submitted together, so that they run beside one another."""
-    chain = ("--time=1", "--signal=B:USR1@55")
     return {
         "no progress": submit("no-progress", "fail_at=1", MAX_FAILURES="2"),
         "progress": submit("progress", "fail_at=4", "steps=8", MAX_FAILURES="2"),
         "bad node": submit("bad-node", PREFLIGHT="1", MAX_FAILURES="1"),
         "exit 2": submit("exit-2", "fail_at=1", "code=2"),
-        "first": submit("chain", "steps=35", options=(*chain, "--no-requeue")),
-        "second": submit("chain", "steps=35", options=("--dependency=singleton",)),
-        "third": submit("chain", "steps=35", options=("--dependency=singleton",)),
     }
+
+
+@pytest.fixture(scope="module")
+def chain(submit):
+    """Three jobs of one name, of which the first runs into its time limit."""
+    first = submit("chain", "steps=35", options=("--time=1", "--signal=B:USR1@55", "--no-requeue"))
+    return [first, *(submit("chain", "steps=35", options=("--dependency=singleton",)) for _ in range(2))]
 
 
 def test_crash_without_progress_is_tried_again_up_to_the_limit(jobs):
@@ -96,8 +99,9 @@ def test_bad_node_is_named_before_the_training(jobs):
     assert not list(job.logs.glob("rank-*.log")), "the training was started"
 
 
-def test_time_limit_saves_and_the_chained_job_continues(jobs):
-    first, second, third = (jobs[name] for name in ("first", "second", "third"))
+@pytest.mark.slurm_faults
+def test_time_limit_saves_and_the_chained_job_continues(chain):
+    first, second, third = chain
     for job in (first, second, third):
         job.wait()
     # It ended without having finished: a job that depends on its success must not start.
@@ -110,6 +114,7 @@ def test_time_limit_saves_and_the_chained_job_continues(jobs):
     assert "step " not in third.log.split("continuing at step 35")[1].split("finished")[0]
 
 
+@pytest.mark.slurm_faults
 def test_cancelled_job_saves_and_does_not_come_back(submit, cluster):
     job = submit("cancelled", "steps=100")
     job.wait_for(lambda: "step 2" in job.log, "step 2")
@@ -120,6 +125,7 @@ def test_cancelled_job_saves_and_does_not_come_back(submit, cluster):
     assert (job.state, job.restarts) == ("CANCELLED", 0)
 
 
+@pytest.mark.slurm_faults
 def test_signal_during_start_up_is_not_lost(submit, cluster):
     job = submit("early", "steps=8", "slow_start=4")
     job.wait_for(lambda: len(list(job.folder.glob("logs/*/rank-*.log"))) == 4, "ranks")

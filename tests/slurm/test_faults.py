@@ -16,12 +16,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm_faults]
 SCRIPT = "slurm/finetune_8node.sh"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def asked_for(request):
-    if "slurm_faults" not in request.config.getoption("markexpr"):
-        pytest.skip("takes half an hour: pytest -m slurm_faults tests/slurm")
-
-
 @pytest.fixture
 def finish(undisturbed, fault_table):
     """``finish(job, fault, happened, at=...)``: wait for the end and compare with the undisturbed run."""

@@ -56,6 +56,7 @@ def test_array_with_gaps_is_refused(cluster, checkout):
     assert not list((checkout / "job").glob("task-*.json"))
 
 
+@pytest.mark.slurm_faults
 def test_export_waits_for_the_training(cluster, undisturbed):
     job = cluster.submit(
         undisturbed.folder,
