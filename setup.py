@@ -35,7 +35,7 @@ EXTRAS = {
     # Data sets behind URLs.
     "remote": ["fsspec[http]>=2026.1", "s3fs>=2026.1"],
     "quickstart": ["scikit-image==0.26.0"],
-    # The web page of examples/demo. It holds Pillow below 13.
+    # The web page of examples/demo. It holds Pillow below 13, which gives other reasons for some bad images.
     "demo": ["gradio==6.31.0"],
     # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format; anls and
     # torchmetrics score answers.
