@@ -9,11 +9,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from data_pipeline.dataset.manifest import Manifest
+from megatron_focus.config.checks.installed import installation_problems
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.config.validation import validate
 from megatron_focus.planning.estimate import estimate
 from megatron_focus.planning.hardware import GPUS, Cluster
-from megatron_focus.planning.installed import missing_here, validate_plan
 from megatron_focus.planning.remedies import remedies
 from megatron_focus.planning.report import Plan, as_json, report
 from megatron_focus.planning.search import LoadOf, overrides, search
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             if file is not None and file.exists():
                 raise ValueError(f"{file} exists; name a new file")
         config = load_config(options.config, options.overrides)
-        validate_plan(config, options.gpus)
+        validate(config, options.gpus, here=False)
         plan = make_plan(config, options)
         if options.json is not None:
             _write(options.json, json.dumps(as_json(plan), indent=1) + "\n")
@@ -74,7 +75,7 @@ def make_plan(config: RunConfig, options: argparse.Namespace) -> Plan:
         own=own,
         ranked=ranked,
         remedies=[] if own.fits else remedies(config, load_of, cluster, ranked),
-        missing=missing_here(config),
+        missing=installation_problems(config),
     )
 
 

@@ -62,6 +62,11 @@ class LanguageConfig:
     share_embeddings_and_output_weights: bool = False
     """Tie the head to the embedding."""
 
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding, tokens and padding together."""
+        return -(-self.vocab_size // self.make_vocab_size_divisible_by) * self.make_vocab_size_divisible_by
+
 
 @dataclass(kw_only=True)
 class VisionSamplerConfig:

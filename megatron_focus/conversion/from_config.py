@@ -6,7 +6,6 @@ from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.conversations.rendering import Renderer
 from megatron_focus.config.schema import ModelConfig
-from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.conversion.model_facts import ModelFacts, TextFacts, TokenFacts, VisionFacts
 
 
@@ -42,7 +41,7 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
             num_query_groups=language.num_query_groups,
             head_dim=language.kv_channels or language.hidden_size // language.num_attention_heads,
             vocab_size=language.vocab_size,
-            padded_vocab_size=padded_vocab_size(model),
+            padded_vocab_size=model.language.padded_vocab_size,
             tie_embeddings=language.share_embeddings_and_output_weights,
             norm_epsilon=language.layernorm_epsilon,
             max_position_embeddings=language.max_position_embeddings,

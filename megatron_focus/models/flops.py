@@ -6,7 +6,6 @@ A multiplication and an addition count as two. Norms, activations and RoPE are l
 from collections.abc import Iterable
 
 from megatron_focus.config.schema import ModelConfig
-from megatron_focus.config.validation import padded_vocab_size
 
 
 def decoder_layer_flops(model: ModelConfig, seqlens: Iterable[int]) -> float:
@@ -32,4 +31,4 @@ def vision_flops(model: ModelConfig, tiles: int) -> float:
 
 def head_flops(model: ModelConfig, tokens: int) -> float:
     """Forward FLOPs of the language-model head over ``tokens`` tokens."""
-    return float(2 * tokens * model.language.hidden_size * padded_vocab_size(model))
+    return float(2 * tokens * model.language.hidden_size * model.language.padded_vocab_size)

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from data_pipeline.anyres import normalise
 from data_pipeline.row import IGNORE_INDEX, PackedRow
 from megatron_focus.config.schema import ModelConfig
-from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.models.decoder import DecoderReport, ShrinkingDecoder
 from megatron_focus.models.fusion import fuse
 from megatron_focus.models.layer_specs import LayerSpecs
@@ -91,7 +90,7 @@ class FocusLLaVA(LanguageModule):
             self._build_vision(vision_config, projector_config, specs)
             self.embedding = LanguageModelEmbedding(
                 config,
-                vocab_size=padded_vocab_size(model),
+                vocab_size=model.language.padded_vocab_size,
                 max_sequence_length=0,
                 position_embedding_type="rope",
                 scatter_to_sequence_parallel=False,
@@ -116,7 +115,7 @@ class FocusLLaVA(LanguageModule):
             head_config.sequence_parallel = False
             self.output_layer = ColumnParallelLinear(
                 config.hidden_size,
-                padded_vocab_size(model),
+                model.language.padded_vocab_size,
                 config=head_config,
                 init_method=config.init_method,
                 bias=False,

@@ -13,7 +13,6 @@ cells of a tile.
 """
 
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.planning.workload import LayerLoad, RowLoad
 from megatron_focus.samplers.text_guided import WORKSPACE_BYTES
 
@@ -140,7 +139,7 @@ class Activations:
 
     def head(self, row: RowLoad) -> float:
         """Final norm, and logits of the labelled tokens."""
-        vocabulary = padded_vocab_size(self.model) / self.tp
+        vocabulary = self.model.language.padded_vocab_size / self.tp
         width = self.model.language.hidden_size
         return self._norm(row.layers[-1].tokens) + row.labels * (self.element * width + _FP32 * vocabulary + 2 * _INDEX)
 
@@ -152,7 +151,7 @@ class Activations:
         gathered = 2 * e * tokens * language.hidden_size
         sizes = [ffn + gathered]
         if last:
-            sizes.append(2 * e * row.labels * padded_vocab_size(self.model) / self.tp)
+            sizes.append(2 * e * row.labels * self.model.language.padded_vocab_size / self.tp)
         if first and self.model.vision_sampler.enabled:
             cells = row.tiles * self.model.image.cells_per_side**2
             sizes.append(2 * _FP32 * cells * language.hidden_size)

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
-from megatron_focus.config.validation import padded_vocab_size
 from megatron_focus.planning.chunks import Chunk
 
 _ALIGNMENT, _SHARD_ALIGNMENT = 64, 128
@@ -42,7 +41,7 @@ def chunk_parameters(model: ModelConfig, parallel: ParallelConfig, chunk: Chunk)
     layer = [width * (query + 2 * key_value) // tp, query * width // tp, 2 * ffn * width // tp, ffn * width // tp]
     layer += [width, width] + ([(query + 2 * key_value) // tp] if language.add_qkv_bias else [])
     parameters = {"language_model": layer * chunk.num_layers}
-    embedding = padded_vocab_size(model) * width // tp
+    embedding = model.language.padded_vocab_size * width // tp
     if chunk.first:
         parameters |= _vision_parameters(model, tp)
         parameters["language_model"] = parameters["language_model"] + [embedding]

@@ -45,7 +45,7 @@ def report(plan: Plan, top: int) -> str:
     lines += ["", *_ranking_lines(plan, top)]
     lines += ["", "Assumed, not measured:", *(f"  {line}" for line in plan.cluster.assumptions.lines())]
     lines += [f"  lengths: {plan.load.source}"]
-    lines += [f"  not installed on this machine, the cluster needs it: {missing}" for missing in plan.missing]
+    lines += [f"  it could not run on this machine: {missing}" for missing in plan.missing]
     return "\n".join(lines)
 
 

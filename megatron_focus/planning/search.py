@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from megatron_focus.config.schema import ParallelConfig, RunConfig
+from megatron_focus.config.validation import validate
 from megatron_focus.planning.balance import Costs, balanced_sizes, layer_costs
 from megatron_focus.planning.chunks import even_sizes, layout_string
 from megatron_focus.planning.estimate import Estimate, estimate
 from megatron_focus.planning.hardware import GIB, Cluster
-from megatron_focus.planning.installed import validate_plan
 from megatron_focus.planning.workload import Workload
 
 LARGEST_TENSOR_PARALLEL, LARGEST_PIPELINE = 16, 32
@@ -56,7 +56,7 @@ def search(config: RunConfig, load_of: LoadOf, cluster: Cluster, *, frugal: bool
     for parallel in _grids(config, cluster, frugal):
         run = _even_rows(config, parallel, cluster)
         try:
-            validate_plan(_split(run, parallel), cluster.gpus)
+            validate(_split(run, parallel), cluster.gpus, here=False)
         except ValueError:
             continue
         tp, rows = parallel.tensor_model_parallel_size, run.data.rows_multiple_of

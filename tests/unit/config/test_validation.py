@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from megatron_focus.config.loading import load_config
-from megatron_focus.config.validation import padded_vocab_size, validate, validate_data
+from megatron_focus.config.validation import validate, validate_data
 
 
 def test_the_defaults_are_the_papers_and_valid():
@@ -86,5 +86,13 @@ def test_a_missing_transformer_engine_is_an_error():
         validate(load_config(None, ["model.transformer_impl=transformer_engine"]), 8)
 
 
+def test_a_run_on_other_machines_needs_nothing_installed_here():
+    config = load_config(None, ["model.transformer_impl=transformer_engine", "data.decoder=dali"])
+    validate(config, 8, here=False)
+    config.training.precision = "fp32"
+    with pytest.raises(ValueError, match="in bf16 only"):
+        validate(config, 8, here=False)
+
+
 def test_the_padded_vocabulary_does_not_depend_on_the_layout():
-    assert padded_vocab_size(load_config(None, ["model.language.vocab_size=128258"]).model) == 128384
+    assert load_config(None, ["model.language.vocab_size=128258"]).model.language.padded_vocab_size == 128384

@@ -9,7 +9,6 @@ from megatron_focus.config.validation import validate
 from megatron_focus.planning.chunks import chunks_of
 from megatron_focus.planning.estimate import estimate
 from megatron_focus.planning.hardware import GPUS, Cluster
-from megatron_focus.planning.installed import validate_plan
 from megatron_focus.planning.parameters import chunk_bytes
 from megatron_focus.planning.remedies import remedies
 from megatron_focus.planning.search import search
@@ -111,13 +110,3 @@ def test_the_distributed_optimizer_shards_its_state_alone():
     assert (eight.parameters, eight.gradients) == pytest.approx((one.parameters, one.gradients), rel=1e-3)
     # Llama-3-8B, its tower and its projector: 8.03 B + 0.29 B + 0.02 B, as published and as CLIP ViT-L/14 has.
     assert one.trained == pytest.approx(8.34e9, rel=0.01)
-
-
-def test_what_is_not_installed_here_is_told_apart_from_what_cannot_run():
-    validate_plan(llama(), 16)
-    with pytest.raises(ValueError, match="16 ranks cannot be divided"):
-        validate_plan(llama(tensor_model_parallel_size=3), 16)
-    fp32 = llama()
-    fp32.training.precision = "fp32"
-    with pytest.raises(ValueError, match="bf16"):
-        validate_plan(fp32, 16)
