@@ -18,10 +18,12 @@ PAIRS = 64
 """Pairs of bins that a round of swaps looks at."""
 ROUNDS = 32
 """Rounds at most."""
-PATIENCE = 6
-"""Rounds without a change for the fullest bin after which no more is expected."""
-EVEN = 400
-"""It is even enough when the fullest bin is within 1 / 400 of the mean."""
+PATIENCE = 2
+"""Rounds that gain next to nothing after which no more is expected."""
+GAIN = 200
+"""A round gains something if the fullest bin falls by at least 1 / 200."""
+EVEN = 100
+"""It is even enough when the fullest bin is within 1 / 100 of the mean: content moves costs by more (README.md)."""
 LOOKED_AT = 24
 """Items of a bin that are tried for a swap: the largest, from which it has most to gain."""
 
@@ -131,9 +133,10 @@ def even_out(
     fullest, idle = _NEVER, 0
     for round in range(ROUNDS if chosen else 0):
         order = np.argsort(load, kind="stable")
-        idle = idle + 1 if load[order[-1]] == fullest else 0
-        fullest = load[order[-1]]
-        if fullest * num_bins * EVEN <= load.sum() * (EVEN + 1) or idle == PATIENCE:
+        idle += 1
+        if load[order[-1]] * GAIN <= fullest * (GAIN - 1):
+            fullest, idle = int(load[order[-1]]), 0
+        if load[order[-1]] * num_bins * EVEN <= load.sum() * (EVEN + 1) or idle == PATIENCE:
             break
         full, empty = _paired(np.concatenate([order[: chosen // 2], order[-(chosen // 2) :]]), round)
         turned = load[full] < load[empty]
