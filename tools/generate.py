@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from megatron_focus.inference.answering import Answer, Decoding, Turn, answer
+from megatron_focus.inference.answering import Answer, Decoding, answer
 from megatron_focus.inference.chat import HELP, Chat, talk, typed_lines
+from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.image_source import open_picture
 from megatron_focus.inference.release_folder import DTYPES, Release, default_device, load_release
 from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from examples.demo.streaming import streamed
-from megatron_focus.inference.answering import Answer, Decoding, Turn, answer
+from megatron_focus.inference.answering import Answer, Decoding, answer
+from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.release_folder import Release
 
 

@@ -2,22 +2,12 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from PIL import Image
 
 from megatron_focus.evaluation.visual_tokens import VisualTokenCounts, count_visual_tokens
+from megatron_focus.inference.conversation import Turn, model_inputs
 from megatron_focus.inference.release_folder import Release
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What goes to the model."""
-
-    text: str
-    pictures: tuple[Image.Image, ...]
-    """They stand in front of the text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +22,16 @@ class Reply:
     """Its share of the batch's time, from the pictures in memory to the text."""
 
 
-def ask(release: Release, batch: list[Asked], max_new_tokens: int) -> list[Reply]:
-    """Answer greedily; prompts are padded on the left by the release's processor.
+def ask(release: Release, batch: list[Turn], max_new_tokens: int) -> list[Reply]:
+    """Answer greedily.
 
     Args:
         release: the model.
-        batch: one question or more.
+        batch: one user's turn or more.
         max_new_tokens: an answer ends there at the latest.
     """
     start = time.perf_counter()
-    inputs = _inputs(release, batch)
+    inputs = model_inputs(release, [[turn] for turn in batch])
     with torch.inference_mode():
         output = release.model.generate(
             **inputs,
@@ -64,19 +54,6 @@ def ask(release: Release, batch: list[Asked], max_new_tokens: int) -> list[Reply
         Reply(text=text.strip(), tokens=tokens, cut=not end, seconds=seconds)
         for text, tokens, end in zip(texts, counts, ended, strict=True)
     ]
-
-
-def _inputs(release: Release, batch: list[Asked]) -> Any:
-    """The model's inputs on its device."""
-    conversations: list[Any] = []
-    for asked in batch:
-        content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in asked.pictures]
-        conversations.append([{"role": "user", "content": [*content, {"type": "text", "text": asked.text}]}])
-    form: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-    inputs: Any = release.processor.apply_chat_template(
-        conversations, add_generation_prompt=True, tokenize=True, return_dict=True, processor_kwargs=form
-    )
-    return inputs.to(release.model.device, release.model.dtype)
 
 
 def _end_ids(release: Release, device: torch.device) -> torch.Tensor:

@@ -9,9 +9,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from megatron_focus.evaluation.answer_file import Answered, append_answers, read_answers
-from megatron_focus.evaluation.asking import Asked, ask
+from megatron_focus.evaluation.asking import ask
 from megatron_focus.evaluation.folder import EvaluationFolder
 from megatron_focus.evaluation.questions import BadQuestion, Question
+from megatron_focus.inference.conversation import Turn, check_text
 from megatron_focus.inference.image_source import check_file, open_picture
 from megatron_focus.inference.release_folder import Release
 
@@ -117,7 +118,7 @@ def _answer_batch(release: Release, part: Part, batch: Sequence[Question | BadQu
     return answers
 
 
-def _asked(release: Release, part: Part, question: Question | BadQuestion) -> Asked:
+def _asked(release: Release, part: Part, question: Question | BadQuestion) -> Turn:
     """What to ask.
 
     Raises:
@@ -126,20 +127,14 @@ def _asked(release: Release, part: Part, question: Question | BadQuestion) -> As
     """
     if isinstance(question, BadQuestion):
         raise ValueError(question.reason)
-    token = release.processor.image_token
-    if token in question.text:
-        raise ValueError(
-            f"{question.place}: its text has {token!r}, which stands for a picture; pictures are put in front of the "
-            "text by themselves"
-        )
     pictures: list[Image.Image] = []
-    for name in question.images:
-        file = _image_file(part, name)
-        try:
-            pictures.append(open_picture(str(file)))
-        except ValueError as error:
-            raise ValueError(f"{question.place}: {error}") from error
-    return Asked(question.text, tuple(pictures))
+    try:
+        check_text(release, question.text)
+        for name in question.images:
+            pictures.append(open_picture(str(_image_file(part, name))))
+    except ValueError as error:
+        raise ValueError(f"{question.place}: {error}") from error
+    return Turn("user", question.text, tuple(pictures))
 
 
 def _image_file(part: Part, name: str) -> Path:

@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import TextStreamer
 
+from megatron_focus.inference.conversation import Turn, model_inputs
 from megatron_focus.inference.release_folder import Release
 from megatron_focus.release.selection import ImageSelection
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a conversation; what is said to the model may begin with pictures."""
-
-    role: str
-    """``user`` or ``assistant``."""
-    text: str
-    pictures: tuple[Image.Image, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ def answer(release: Release, turns: list[Turn], decoding: Decoding, write: Calla
         ValueError: if a text has the token that stands for a picture.
     """
     start = time.perf_counter()
-    inputs = _inputs(release, turns)
+    inputs = model_inputs(release, [turns])
     stream = _Stream(release.processor.tokenizer, write)
     with torch.inference_mode():
         output = release.model.generate(
@@ -116,17 +106,3 @@ def answer(release: Release, turns: list[Turn], decoding: Decoding, write: Calla
     text = release.processor.decode(said, skip_special_tokens=True).strip()
     first = end if stream.first is None else stream.first
     return Answer(text, len(said), output.selection, first - start, end - start)
-
-
-def _inputs(release: Release, turns: list[Turn]) -> Any:
-    """The model's inputs on its device."""
-    image_token = release.processor.image_token
-    messages: list[Any] = []
-    for turn in turns:
-        if image_token in turn.text:
-            raise ValueError(f"the text has {image_token!r}, which stands for a picture: give the picture itself")
-        content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in turn.pictures]
-        messages.append({"role": turn.role, "content": [*content, {"type": "text", "text": turn.text}]})
-    form: dict[str, Any] = {"tokenize": True, "return_dict": True, "processor_kwargs": {"return_tensors": "pt"}}
-    inputs: Any = release.processor.apply_chat_template(messages, add_generation_prompt=True, **form)
-    return inputs.to(release.model.device, release.model.dtype)

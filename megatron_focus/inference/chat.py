@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 
 from PIL import Image
 
-from megatron_focus.inference.answering import Answer, Turn
+from megatron_focus.inference.answering import Answer
+from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.image_source import open_picture
 
 HELP = """\

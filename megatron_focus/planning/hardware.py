@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from megatron_focus.observability.device_peak import PEAK_TFLOPS
+
 GIB = 2**30
 
 
@@ -29,7 +31,7 @@ GPUS = {
         Gpu(
             name="a100-40gb",
             memory_gib=39.0,
-            peak_flops=312e12,
+            peak_flops=PEAK_TFLOPS["A100"] * 1e12,
             memory_bandwidth=1555e9,
             node_bandwidth=300e9,
             network_bandwidth=25e9,
@@ -37,7 +39,7 @@ GPUS = {
         Gpu(
             name="a100-80gb",
             memory_gib=79.0,
-            peak_flops=312e12,
+            peak_flops=PEAK_TFLOPS["A100"] * 1e12,
             memory_bandwidth=2039e9,
             node_bandwidth=300e9,
             network_bandwidth=25e9,
@@ -47,7 +49,7 @@ GPUS = {
         Gpu(
             name="h100-80gb",
             memory_gib=79.0,
-            peak_flops=989e12,
+            peak_flops=PEAK_TFLOPS["H100"] * 1e12,
             memory_bandwidth=3350e9,
             node_bandwidth=450e9,
             network_bandwidth=50e9,
@@ -56,7 +58,7 @@ GPUS = {
         Gpu(
             name="h200-141gb",
             memory_gib=139.0,
-            peak_flops=989e12,
+            peak_flops=PEAK_TFLOPS["H200"] * 1e12,
             memory_bandwidth=4800e9,
             node_bandwidth=450e9,
             network_bandwidth=50e9,

@@ -18,8 +18,9 @@ from megatron_focus.checkpoint.state import loader_state, start_checkpoint
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.observability.device_peak import device_peak_tflops
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder
-from megatron_focus.observability.report import TensorBoard, device_peak_tflops, progress_line
+from megatron_focus.observability.report import TensorBoard, progress_line
 from megatron_focus.training.batch import StepFeeder, StepInputs
 from megatron_focus.training.build import build_trainable, run_tokenizer
 from megatron_focus.training.hang_detection import HangDetection

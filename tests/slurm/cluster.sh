@@ -2,13 +2,14 @@
 # A real Slurm of N nodes on one Linux machine, for the tests of the job scripts. Needs root and Debian's packages, and
 # neither systemd nor cgroups nor GPUs nor a network.
 #
-#   cluster.sh STATE up N        install what is missing, start N nodes, wait until all are idle
+#   cluster.sh install           install what is missing, with apt-get
+#   cluster.sh STATE up N        start N nodes, wait until all are idle
 #   cluster.sh STATE down        stop everything; only the logs are left
 #   cluster.sh STATE crash NODE  power loss: SIGKILL to every process of a node
 #   cluster.sh STATE orphan NODE SIGKILL to its slurmd alone: Slurm takes the node for dead, while its tasks go on
 #   cluster.sh STATE boot NODE   start a crashed node again
 #
-# STATE is a folder of the cluster's own. Exit code 3 of `up`: this machine cannot have such a cluster, with the reason.
+# STATE is a folder of the cluster's own. Exit code 3: this machine cannot have such a cluster, with the reason.
 #
 # How one machine becomes N nodes: each slurmd gets network, UTS, IPC and mount namespaces, so that it has a host name
 # (node3), an address, ports and /dev/shm of its own. Where namespaces are not permitted (a container without
@@ -80,17 +81,7 @@ kill_daemon() {
 
 # ----------------------------------------------------------------- packages ----
 
-apt_install() {             # reads the package index only if it has to
-  log "installing: $*"
-  local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y
-             -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
-  "${apt[@]}" install --no-install-recommends "$@" >"$STATE/log/apt.log" 2>&1 ||
-    { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "$@"; } \
-      >>"$STATE/log/apt.log" 2>&1 ||
-    { tail -5 "$STATE/log/apt.log" >&2; cannot "Slurm's packages cannot be installed"; }
-}
-
-install_packages() {
+missing_packages() {
   local want=()
   command -v slurmctld >/dev/null && command -v slurmd >/dev/null &&
     command -v sbatch >/dev/null || want+=(slurm-wlm)
@@ -98,9 +89,22 @@ install_packages() {
   command -v ip >/dev/null || want+=(iproute2)
   command -v cc >/dev/null || want+=(gcc libc6-dev)
   [ -e /usr/include/slurm/spank.h ] || want+=(libslurm-dev)
-  [ ${#want[@]} = 0 ] && return 0
+  echo "${want[*]}"
+}
+
+cmd_install() {             # reads the package index only if it has to
+  local want output
+  read -ra want <<<"$(missing_packages)"
+  [ ${#want[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || cannot "no apt-get here to install ${want[*]} with"
-  apt_install "${want[@]}"
+  log "installing Debian's packages ${want[*]}"
+  output=$(mktemp)
+  local apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -qq -y
+             -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=120)
+  "${apt[@]}" install --no-install-recommends "${want[@]}" >"$output" 2>&1 ||
+    { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${want[@]}"; } >>"$output" 2>&1 ||
+    { tail -5 "$output" >&2; rm "$output"; cannot "they cannot be installed"; }
+  rm "$output"
 }
 
 # ------------------------------------------------------------------ network ----
@@ -409,13 +413,14 @@ want_node() {               # "node3" -> I
 }
 
 cmd_up() {
-  local i
+  local i want
   N=${1:?number of nodes}
+  want=$(missing_packages)
+  [ -z "$want" ] || cannot "without Debian's packages $want, which 'bash tests/slurm/cluster.sh install' installs"
   ((${#STATE} <= 60)) || die "state folder's path is too long for unix sockets: $STATE"
   ! load || die "already up in $STATE"
   mkdir -p "$STATE"/{etc,log,run,spool,dev,munge,ctld}
   chmod 700 "$STATE/ctld"
-  install_packages
   ! ip netns list 2>/dev/null | grep -q "^$NS-" || cannot "another cluster of this script is up"
   if netns_works; then MODE=netns; else MODE=shared; fi
   write_config
@@ -439,9 +444,13 @@ cmd_down() {
 }
 
 main() {
+  [ "$(id -u)" = 0 ] || cannot "a cluster on one machine needs root"
+  if [ "${1:-}" = install ]; then
+    cmd_install
+    return
+  fi
   STATE=$(realpath -m -- "${1:?folder of the cluster}")
   local cmd=${2:-help}; shift; shift || true
-  [ "$(id -u)" = 0 ] || cannot "a cluster on one machine needs root"
   export SLURM_CONF=$STATE/etc/slurm.conf
   case $cmd in
     up)     cmd_up "$@" ;;

@@ -1,11 +1,11 @@
 """The benchmark of inference: its arithmetic, and that what it compares is the same model; times are never tested."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from data_pipeline.config import ImageGeometry
 from megatron_focus.benchmark.inference import run as module
 from megatron_focus.benchmark.inference.memory import peak_memory
 from megatron_focus.benchmark.inference.models import build_models, logit_difference
@@ -15,33 +15,14 @@ from megatron_focus.benchmark.inference.side import Footprint, Timing
 from megatron_focus.benchmark.inference.stages import STAGES, StageClock
 from megatron_focus.benchmark.inference.table import format_table, make_table, verdict
 from megatron_focus.benchmark.inference.work import Lengths, PrefillWork, focus_work, stock_work
-from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
+from megatron_focus.benchmark.presets import OFF, SETTINGS
 from megatron_focus.benchmark.table import TRANSFORMERS
-from megatron_focus.config.schema import LanguageConfig, ModelConfig, TextSamplerConfig, VisionConfig
 from megatron_focus.models.flops import decoder_layer_flops, vision_flops
+from tests.benchmark_preset import SMALL as SMALL_PRESET
+from tests.benchmark_preset import VISUAL
 
 CPU = torch.device("cpu")
-SMALL = Preset(
-    name="small",
-    model=ModelConfig(
-        image=ImageGeometry(tile_size=112, grid_pinpoints=[[224, 224]]),
-        vision=VisionConfig(num_layers=3, hidden_size=32, ffn_hidden_size=64, num_attention_heads=2),
-        language=LanguageConfig(
-            num_layers=4,
-            hidden_size=64,
-            ffn_hidden_size=96,
-            num_attention_heads=4,
-            num_query_groups=2,
-            vocab_size=300,
-            make_vocab_size_divisible_by=64,
-        ),
-        text_sampler=TextSamplerConfig(mode="train", layer=1, gamma=0.7),
-    ),
-    samples=2,
-    rounds=1,
-    answer_tokens=5,
-)
-VISUAL = 64 + 12 * (16 + 1)  # 480 x 640 on 2 x 2 tiles of 8 x 8 cells: 12 of 16 rows show the image
+SMALL = replace(SMALL_PRESET, answer_tokens=5)
 TEXT = 5 + 25 + 5
 VISION, TEXT_GUIDED, BOTH = SETTINGS[1:]
 

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from examples.demo.asking import UNCOMPRESSED, Asker, Samplers, trained_samplers
-from megatron_focus.inference.answering import Decoding, Turn, answer
+from megatron_focus.inference.answering import Decoding, answer
+from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.release_folder import Release
 from tests.unit.release import tiny_models as tiny
 

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from megatron_focus.evaluation.answer_file import Answered, append_answers, read_answers
-from megatron_focus.evaluation.asking import Asked, ask
+from megatron_focus.evaluation.asking import ask
 from megatron_focus.evaluation.fingerprint import processor_sha256, weights_sample_sha256
 from megatron_focus.evaluation.visual_tokens import VisualTokenCounts
-from megatron_focus.inference.answering import Decoding, Turn, answer
+from megatron_focus.inference.answering import Decoding, answer
+from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.release_folder import load_release
 from tests.unit.release import tiny_models as tiny
 
@@ -85,9 +86,9 @@ def picture(height: int, width: int) -> Image.Image:
 
 
 ASKED = [
-    Asked("what is this?", (picture(61, 97),)),
-    Asked("hello there", ()),
-    Asked("compare these two, please", (picture(150, 40), picture(100, 100))),
+    Turn("user", "what is this?", (picture(61, 97),)),
+    Turn("user", "hello there", ()),
+    Turn("user", "compare these two, please", (picture(150, 40), picture(100, 100))),
 ]
 
 

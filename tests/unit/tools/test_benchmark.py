@@ -7,37 +7,16 @@ import pytest
 import torch
 
 from data_pipeline.benchmark.measure import interleaved, ratios
-from data_pipeline.config import ImageGeometry
-from megatron_focus.benchmark.presets import OFF, SETTINGS, Preset
+from megatron_focus.benchmark.presets import OFF, SETTINGS
 from megatron_focus.benchmark.run import run
 from megatron_focus.benchmark.table import TRANSFORMERS, format_phase, make_phase, verdict
 from megatron_focus.benchmark.work import Work, text_sampler_flops, transformers_work, vision_sampler_flops
 from megatron_focus.benchmark.workload import prefill_row, sample_tokens, training_row, transformers_inputs
-from megatron_focus.config.schema import LanguageConfig, ModelConfig, ParallelConfig, TextSamplerConfig, VisionConfig
+from megatron_focus.config.schema import ParallelConfig
 from megatron_focus.parallel.initialize import initialize
+from tests.benchmark_preset import SMALL, VISUAL
 from tests.distributed.harness import run_ranks
 from tools import benchmark as tool
-
-SMALL = Preset(
-    name="small",
-    model=ModelConfig(
-        image=ImageGeometry(tile_size=112, grid_pinpoints=[[224, 224]]),
-        vision=VisionConfig(num_layers=3, hidden_size=32, ffn_hidden_size=64, num_attention_heads=2),
-        language=LanguageConfig(
-            num_layers=4,
-            hidden_size=64,
-            ffn_hidden_size=96,
-            num_attention_heads=4,
-            num_query_groups=2,
-            vocab_size=300,
-            make_vocab_size_divisible_by=64,
-        ),
-        text_sampler=TextSamplerConfig(mode="train", layer=1, gamma=0.7),
-    ),
-    samples=2,
-    rounds=1,
-)
-VISUAL = 64 + 12 * (16 + 1)  # 480 x 640 on 2 x 2 tiles of 8 x 8 cells: 12 of 16 rows show the image
 
 
 def work(flops: float) -> Work:

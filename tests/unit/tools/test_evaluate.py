@@ -186,7 +186,7 @@ def test_bad_questions(folder, tmp_path, capsys):
     assert code == 0 and "over 11 questions, 4 of them not asked and counted as 0 (see evaluation.json)" in out
     info = json.loads((output / "evaluation.json").read_text())
     assert info["score"] == pytest.approx(100 * 5 / 11)
-    parts = ["line 4, question 1: image", "line 6, question 2: its text has '<image>'", "line 7, question 3: image"]
+    parts = ["line 4, question 1: image", "line 6, question 2: the text has '<image>'", "line 7, question 3: image"]
     for reason, expected in zip(info["not_asked"], [*parts, "line 11: not JSON"], strict=True):
         assert f"{questions}, {expected}" in reason
     # Repaired images are asked when the same command is given again.
