@@ -1,6 +1,6 @@
 """Parameters of a model chunk on one tensor-parallel rank, and the bytes that the trainer keeps for them.
 
-Follows ``training/trainer.py`` (one flat buffer of parameters and one of fp32 gradients a chunk, under the distributed
+Follows ``training/build.py`` (one flat buffer of parameters and one of fp32 gradients a chunk, under the distributed
 optimizer) and Megatron-Core's mixed-precision Adam.
 """
 

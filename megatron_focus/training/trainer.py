@@ -2,21 +2,14 @@
 
 import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
 
 from data_pipeline.loading.loader import StepLoader
-from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
-from megatron_focus.checkpoint.saver import CheckpointSaver
-from megatron_focus.checkpoint.state import loader_state, start_checkpoint
-from megatron_focus.checkpoint.store import CheckpointStore
-from megatron_focus.config.loading import dump_config
+from megatron_focus.checkpoint.state import loader_state
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.observability.device_peak import device_peak_tflops
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder
@@ -26,10 +19,11 @@ from megatron_focus.training.build import build_trainable, run_tokenizer
 from megatron_focus.training.hang_detection import HangDetection
 from megatron_focus.training.outcome import Outcome
 from megatron_focus.training.restore import restore
+from megatron_focus.training.run_checkpoints import RunCheckpoints
 from megatron_focus.training.sample_cost import sample_cost
 from megatron_focus.training.signals import StopRequest
 from megatron_focus.training.step import train_step
-from megatron_focus.training.step_guard import StepGuard, weights_are_finite
+from megatron_focus.training.step_guard import StepGuard
 
 
 class Trainer:
@@ -49,9 +43,8 @@ class Trainer:
         self.hang_detection.step_begins()
         self.tokenizer = run_tokenizer(config)
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
-        self.saver = self._saver(life)
-        self.not_saved: SaveError | None = None
-        self.state = restore(config, self.saver.store if self.saver else None, self.parts, self._say)
+        self.checkpoints = RunCheckpoints(config, device, life, self._say)
+        self.state = restore(config, self.checkpoints.store, self.parts, self._say)
         self.guard = StepGuard(
             config.training.loss_spike_factor,
             config.training.max_skipped_steps,
@@ -87,12 +80,13 @@ class Trainer:
                     status = "interrupted"
                     break
                 self._step()
-                self._take_note(self.saver.poll if self.saver is not None else None)
+                self.checkpoints.poll()
                 if self.state.iteration % self.config.checkpoint.save_interval == 0 and self.state.iteration < last:
-                    self._save()
+                    self.checkpoints.begin(self.parts, self.state)
             self.hang_detection.step_begins()
-            self._save_last()
-            ended = status if status == "interrupted" else "finished"
+            if self.state.iteration > self.begun:
+                self.checkpoints.finish(self.parts, self.state)
+            ended = "interrupted after" if status == "interrupted" else status
         finally:
             self.close()
             self._say(self._summary(ended))
@@ -121,65 +115,6 @@ class Trainer:
             self.loader.close()
         if self.board is not None:
             self.board.close()
-
-    def _saver(self, life: str | None) -> CheckpointSaver | None:
-        if self.config.checkpoint.save is None:
-            return None
-        store = CheckpointStore(self.config.checkpoint.save, life or on_rank_0(lambda: uuid.uuid4().hex[:8]))
-        store.take_over()
-        return CheckpointSaver(store, self.config.checkpoint.keep_last)
-
-    def _save(self) -> None:
-        """Begin to write a checkpoint, if the run has a folder for them (collective).
-
-        One that cannot be written costs nothing but the chance to continue from there: training goes on, and the next
-        interval tries again.
-        """
-        if self.saver is None:
-            return
-        self._take_note(self.saver.wait)
-        try:
-            if not weights_are_finite(self.parts.chunks, self.device):
-                raise SaveError("some weights are not finite, and must not take the place of sound ones")
-            # Every rank must save the same plain values, and only reading ranks know where the loader stands.
-            shared = [self.state.loader]
-            torch.distributed.broadcast_object_list(shared, src=0)
-            self.state.loader = shared[0]
-            start_checkpoint(self.saver, self.parts, self.state, dump_config(self.config))
-        except SaveError as error:
-            self._not_saved(error)
-
-    def _save_last(self) -> None:
-        """Leave a checkpoint of the last step, unless the run began with it (collective).
-
-        Raises:
-            SaveError: it cannot be written.
-        """
-        if self.saver is None or self.state.iteration == self.begun:
-            return
-        store = self.saver.store
-        self._take_note(self.saver.wait)
-        if self.state.iteration not in on_rank_0(store.iterations):
-            self._save()
-            self._take_note(self.saver.wait)
-        if self.state.iteration not in on_rank_0(store.iterations):
-            newest = store.latest()
-            raise SaveError(f"step {self.state.iteration} is not saved ({self.not_saved}); the newest one is {newest}")
-
-    def _take_note(self, ended: Callable[[], Path | None] | None) -> None:
-        """Report a checkpoint that has become complete, or could not be written (collective)."""
-        try:
-            path = ended() if ended is not None else None
-        except SaveError as error:
-            self._not_saved(error)
-        else:
-            if path is not None:
-                self._say(f"saved {path}")
-
-    def _not_saved(self, error: SaveError) -> None:
-        self.not_saved = error
-        if self.rank == 0:
-            print(f"checkpoint not saved, training goes on: {error}", file=sys.stderr, flush=True)
 
     def _loader(self) -> StepLoader | None:
         if not StepFeeder.reads_data():
@@ -238,7 +173,7 @@ class Trainer:
         if self.rank == 0:
             print(line, file=sys.stderr, flush=True)
         if self.guard.has_enough:
-            self._take_note(self.saver.wait if self.saver is not None else None)
+            self.checkpoints.wait()
             raise FloatingPointError(f"{self.guard.in_a_row} steps in a row were skipped, the last: {line}")
 
     def _count_left_out(self, by_reason: Counter[str]) -> None:
@@ -252,7 +187,6 @@ class Trainer:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.state.left_out.items()))
         left_out = f", left out: {reasons} (listed above)" if reasons else ""
         skipped = f", {self.state.skipped_steps} steps skipped (listed above)" if self.state.skipped_steps else ""
-        ended = f"{ended} after" if ended == "interrupted" else ended
         return f"{ended} {self.state.iteration} steps, {self.state.consumed_samples:,} samples{left_out}{skipped}"
 
     def _say(self, line: str) -> None:

@@ -71,7 +71,7 @@ class _Recorded(_Watched):
             if self.loader is not None:
                 self.result.fed[step + 1] = [_fingerprint(inputs.row) for inputs in inputs.rows]
             if step + 1 == self.kill_in_step:
-                self.saver.wait()  # what is being written is complete, however long a process took to start
+                self.checkpoints.wait()  # what is being written is complete, however long a process took to start
                 os.kill(os.getpid(), signal.SIGKILL)
             return inputs
 
