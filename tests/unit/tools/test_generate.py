@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 
@@ -74,7 +75,7 @@ def test_the_answer_is_that_of_generate(folder, release):
 
 def test_samplers_change_what_is_kept(folder, capsys):
     question = ["--image", str(folder / "one.png"), str(folder / "two.png"), "--prompt", "compare"]
-    kept = {}
+    kept, read = {}, {}
     for name, change in {
         "trained": [],
         "gamma": ["--gamma", "0.2"],
@@ -86,10 +87,11 @@ def test_samplers_change_what_is_kept(folder, capsys):
         code, _, [line] = run(folder, capsys, *question, *change)
         assert code == 0
         kept[name] = int(line.split()[1])
+        read[name] = int(re.search(r"(\d+) read", line)[1])
         assert ("from layer" in line) == (name not in ("no text", "none"))
     baseline = int(line.split()[3])
     assert kept["none"] == baseline > kept["no text"] > kept["trained"] > kept["gamma"] > 0
-    assert kept["scales"] < kept["trained"]
+    assert read["scales"] < read["trained"] == read["gamma"] == read["layer"] == kept["no text"]
 
 
 def test_sampling_follows_the_seed(folder, capsys):
