@@ -87,8 +87,8 @@ def _workloads(config: RunConfig, options: argparse.Namespace) -> LoadOf:
             raise ValueError("data.path is not set; --sequence-lengths manifest reads the lengths there")
         manifest = Manifest.load(config.data.path)
         count = _MANIFEST_BATCHES * config.training.global_batch_size
-        samples = manifest_samples(manifest, config.model.image, config.data.seed, count)
-        source = f"{count:,} samples drawn from {config.data.path}, user tokens taken to be all that is not learnt"
+        samples = manifest_samples(manifest, config.data, config.model.image, count)
+        source = f"the first {count:,} samples of {config.data.path}, user tokens taken to be all that is not learnt"
     else:
         height, width = options.image
         text, labels, asked = options.text_tokens
@@ -139,12 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         "--sequence-lengths",
         choices=("assumed", "manifest"),
         default="assumed",
-        help="lengths of the samples: assumed (see below), or drawn from the data set at data.path (%(default)s)",
+        help="lengths of the samples: assumed (see below), or of the data set at data.path (%(default)s)",
     )
     parser.add_argument("--image", type=_size, default=(480, 640), help="assumed image, WIDTHxHEIGHT (640x480)")
     parser.add_argument(
         "--text-tokens",
-        type=_count,
+        type=_tokens,
         nargs=3,
         metavar=("ALL", "LEARNT", "USER"),
         default=(200, 100, 80),
@@ -171,6 +171,12 @@ def _parser() -> argparse.ArgumentParser:
 def _count(value: str) -> int:
     if int(value) < 1:
         raise argparse.ArgumentTypeError(f"{value} must be 1 or more")
+    return int(value)
+
+
+def _tokens(value: str) -> int:
+    if int(value) < 0:
+        raise argparse.ArgumentTypeError(f"{value} must be 0 or more")
     return int(value)
 
 

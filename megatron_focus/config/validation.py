@@ -5,6 +5,7 @@ sees every problem at once. ``checks`` has a file for each part.
 """
 
 from megatron_focus.config.checks.data import data_problems
+from megatron_focus.config.checks.finite import finite_problems
 from megatron_focus.config.checks.installed import installation_problems
 from megatron_focus.config.checks.model import model_problems
 from megatron_focus.config.checks.parallel import parallel_problems
@@ -25,7 +26,7 @@ def validate(config: RunConfig, world_size: int, *, here: bool = True) -> None:
         ValueError: at least one check failed; the message lists all of them.
     """
     # Sizes first: the other checks divide by them.
-    problems = size_problems(config) or [
+    problems = [*finite_problems(config), *size_problems(config)] or [
         *model_problems(config.model),
         *(installation_problems(config) if here else ()),
         *parallel_problems(config, world_size),

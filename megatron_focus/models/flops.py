@@ -3,7 +3,7 @@
 A multiplication and an addition count as two. Norms, activations and RoPE are left out, as is usual for MFU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from megatron_focus.config.schema import ModelConfig
 
@@ -32,3 +32,15 @@ def vision_flops(model: ModelConfig, tiles: int) -> float:
 def head_flops(model: ModelConfig, tokens: int) -> float:
     """Forward FLOPs of the language-model head over ``tokens`` tokens."""
     return float(2 * tokens * model.language.hidden_size * model.language.padded_vocab_size)
+
+
+def training_passes(freeze: Collection[str]) -> tuple[float, float]:
+    """Forward passes that a training step is worth: of the vision tower, and of the decoder with its head.
+
+    A backward pass costs twice its forward pass where weights are trained, and once where gradients only pass through
+    (attention, which has no weights, more: left out). Nothing in front of the tower is trained: a frozen one has none.
+
+    Args:
+        freeze: modules that are not trained, see ``optimizer.freeze``.
+    """
+    return 1.0 if "vision_tower" in freeze else 3.0, 2.0 if "language_model" in freeze else 3.0

@@ -4,6 +4,7 @@ Every figure is a sum to which exactly one rank of each model replica contribute
 gives the totals; ratios are formed afterwards.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from data_pipeline.loading.steps import StepReport
 from data_pipeline.row import IGNORE_INDEX
 from megatron_focus.config.schema import ModelConfig
-from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
+from megatron_focus.models.flops import decoder_layer_flops, head_flops, training_passes, vision_flops
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
 from megatron_focus.models.packed_layout import PAD
 
@@ -105,10 +106,7 @@ class StepMetrics:
         return self.totals["data_wait"] / max(self.totals["readers"], 1) / self.seconds
 
     def mfu(self, world_size: int, peak_tflops: float | None) -> float | None:
-        """Model FLOPs used, of what the devices could do; None where their peak is not known.
-
-        Counted as if every module were trained: a backward pass costs twice its forward pass.
-        """
+        """Model FLOPs used, of what the devices could do; None where their peak is not known."""
         if peak_tflops is None:
             return None
         return self.totals["flops"] / (self.seconds * world_size * peak_tflops * 1e12)
@@ -123,6 +121,8 @@ class StepRecorder:
     """Tokens that a packed row should hold at most."""
     sources: list[str] = field(default_factory=list)
     """Names of the data sets; the same on all ranks."""
+    freeze: Collection[str] = ()
+    """Modules that are not trained, see ``optimizer.freeze``."""
     totals: dict[str, float | Tensor] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0.0))
     scale_counts: Tensor | None = None
 
@@ -133,7 +133,8 @@ class StepRecorder:
     def add(self, inputs: RowInputs | None, result: StageOutput) -> None:
         """Count one microbatch of one stage; nothing here waits for the device."""
         layers = self.model.language.num_layers
-        flops = sum(count * decoder_layer_flops(self.model, lens) for count, lens in result.decoder.segments)
+        tower, decoder = training_passes(self.freeze)
+        flops = decoder * sum(count * decoder_layer_flops(self.model, lens) for count, lens in result.decoder.segments)
         if inputs is not None and result.visual is not None:
             row, visual = inputs.row, result.visual
             self._add("samples", 0 if row.is_filler else row.num_samples)
@@ -146,20 +147,21 @@ class StepRecorder:
             tokens = len(row.tokens) - inputs.plan.num_images + len(visual.tokens)
             self._add("row_tokens", tokens)
             self._add("over_budget", tokens > self.row_budget)
-            flops += vision_flops(self.model, len(row.tiles))
+            flops += tower * vision_flops(self.model, len(row.tiles))
             if len(visual.scale_counts) > 0:
                 counts = visual.scale_counts
                 self.scale_counts = counts if self.scale_counts is None else self.scale_counts + counts
         for layer, dropped in result.decoder.dropped:
             self._add("dropped", dropped)
             self._add("dropped_passes", dropped * (layer / layers))
-        self._add("flops", 3 * flops)
+        self._add("flops", flops)
 
     def add_loss(self, loss: Tensor, tokens: Tensor, head_tokens: int) -> None:
         """Count the loss of one microbatch, on the last stage."""
         self._add("loss", loss.detach())
         self._add("loss_tokens", tokens)
-        self._add("flops", 3 * head_flops(self.model, head_tokens))
+        _, decoder = training_passes(self.freeze)
+        self._add("flops", decoder * head_flops(self.model, head_tokens))
 
     def add_step(self, baseline_visual_tokens: int, report: StepReport, wait_seconds: float | None) -> None:
         """Count what is known of the whole step; ``wait_seconds`` is None on ranks that do not read data."""

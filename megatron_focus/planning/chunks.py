@@ -1,10 +1,10 @@
 """Model chunks: which decoder layers lie where, and Megatron's layout string for it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from megatron_focus.config.pipeline_layout import expanded_layout
 from megatron_focus.config.schema import ModelConfig, ParallelConfig
 
 
@@ -39,10 +39,7 @@ def configured_sizes(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
     layout = parallel.pipeline_model_parallel_layout
     if layout is None:
         return [model.language.num_layers // count] * count
-    plain = re.sub(r"[\s,]", "", layout)
-    plain = re.sub(r"\(([^()]*)\)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
-    plain = re.sub(r"(.)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
-    return [part.count("t") for part in plain.split("|")]
+    return [part.count("t") for part in expanded_layout(layout).split("|")]
 
 
 def layout_string(sizes: Sequence[int]) -> str:

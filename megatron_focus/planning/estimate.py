@@ -60,7 +60,7 @@ class Estimate:
     sizes: tuple[int, ...]
     """Decoder layers of each chunk, in their order."""
     data_parallel_size: int
-    microbatches: int
+    rows_per_replica: int
     """Rows of the replica with most of them."""
     memory: tuple[StageMemory, ...]
     """Of each stage."""
@@ -140,12 +140,12 @@ def estimate(config: RunConfig, load: Workload, cluster: Cluster) -> Estimate:
         data_parallel=exchange,
         optimizer=update,
     )
-    of_model = load.rows * model_flops(config.model, load.mean)
+    of_model = load.rows * model_flops(config, load.mean)
     return Estimate(
         config=config,
         sizes=tuple(sizes),
         data_parallel_size=dp,
-        microbatches=rows,
+        rows_per_replica=rows,
         memory=tuple(stage_memory(config, chunks, load.worst, load.mean, microbatches, dp, cluster.assumptions)),
         stage_seconds=tuple(stage_seconds),
         time=time,

@@ -88,7 +88,7 @@ def estimate_lines(found: Estimate, cluster: Cluster) -> list[str]:
     return [
         *table(header, rows),
         f"  step {time.total:.2f} s, MFU {found.mfu:.1%}, {found.flops / 1e15:.2f} PFLOP executed "
-        f"({found.model_flops / 1e15:.2f} of the model); {found.microbatches} rows a replica",
+        f"({found.model_flops / 1e15:.2f} of the model); {found.rows_per_replica} rows a replica",
         f"  seconds: {', '.join(parts)}",
         f"  a rank sends in a step, GB: TP {sent.tensor_parallel / 1e9:.1f}, PP {sent.pipeline / 1e9:.2f}, "
         f"DP {sent.data_parallel / 1e9:.1f}",
@@ -174,7 +174,7 @@ def estimate_json(found: Estimate) -> dict[str, Any]:
         "overrides": overrides(found),
         "sizes": list(found.sizes),
         "data_parallel_size": found.data_parallel_size,
-        "rows_a_replica": found.microbatches,
+        "rows_a_replica": found.rows_per_replica,
         "fits": found.fits,
         "memory_limit_gib": found.memory_limit / GIB,
         "memory": [asdict(memory) | {"total": memory.total} for memory in found.memory],

@@ -8,7 +8,7 @@ half of the square, and its backward pass as 2.5 forward passes, because fused a
 from dataclasses import dataclass
 
 from megatron_focus.config.schema import ModelConfig, RunConfig
-from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
+from megatron_focus.models.flops import decoder_layer_flops, head_flops, training_passes, vision_flops
 from megatron_focus.planning.activations import Activations
 from megatron_focus.planning.chunks import Chunk
 from megatron_focus.planning.workload import LayerLoad, RowLoad, together
@@ -38,10 +38,11 @@ class Work:
         return self.matmul + self.attention
 
 
-def model_flops(model: ModelConfig, row: RowLoad) -> float:
+def model_flops(config: RunConfig, row: RowLoad) -> float:
     """Forward and backward FLOPs of the model itself, as the trainer's MFU counts them."""
+    model, (tower, decoder) = config.model, training_passes(config.optimizer.freeze)
     layers = sum(_layer_forward(model, together(row.layers)))
-    return 3 * (layers + vision_flops(model, 1) * row.tiles + head_flops(model, 1) * row.labels)
+    return tower * vision_flops(model, 1) * row.tiles + decoder * (layers + head_flops(model, 1) * row.labels)
 
 
 def chunk_work(config: RunConfig, chunk: Chunk, row: RowLoad) -> Work:

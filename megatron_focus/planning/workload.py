@@ -9,8 +9,9 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from data_pipeline.anyres import plan_tiles, visual_token_count
-from data_pipeline.config import ImageGeometry
+from data_pipeline.config import DataConfig, ImageGeometry
 from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.loading.ordering import OrderSettings, SampleOrder
 from data_pipeline.loading.packing import pack
 from megatron_focus.config.schema import ModelConfig, RunConfig
 
@@ -97,13 +98,19 @@ def assumed_sample(height: int, width: int, text: int, labels: int, instruction:
     )
 
 
-def manifest_samples(manifest: Manifest, image: ImageGeometry, seed: int, count: int) -> list[Sample]:
-    """``count`` samples drawn from a prepared data set; all text that is not learnt is taken to be the user's."""
-    generator = np.random.default_rng(seed)
-    chosen = generator.choice(len(manifest), size=count, replace=len(manifest) < count)
+def manifest_samples(manifest: Manifest, data: DataConfig, image: ImageGeometry, count: int) -> list[Sample]:
+    """The first ``count`` samples of the training; all text that is not learnt is taken to be the user's.
+
+    Raises:
+        ValueError: ``data.source_weights`` does not fit the data set.
+    """
+    settings = OrderSettings(
+        seed=data.seed, weights=dict(data.source_weights), shuffle=data.shuffle, window=data.shuffle_window
+    )
+    order = SampleOrder(manifest.source, manifest.source_names, manifest.shard, settings)
     text, visual = manifest.text_only_tokens(), manifest.visual_tokens(image)
     samples = []
-    for index in chosen.tolist():
+    for index in order.take(0, count).tolist():
         images = range(manifest.first_image[index], manifest.first_image[index + 1])
         labels = int(manifest.loss_tokens[index])
         samples.append(
@@ -126,7 +133,7 @@ def _tiles(height: int, width: int, image: ImageGeometry) -> int:
 def workload(
     config: RunConfig, samples: Sequence[Sample], kept_vision: float, kept_text: float, source: str
 ) -> Workload:
-    """Pack global batches of ``samples`` as the loader does, and average their rows.
+    """Pack global batches of ``samples`` as the loader does, but even in tokens, and average their rows.
 
     Args:
         config: its packing, samplers and batch size count.

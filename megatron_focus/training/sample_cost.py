@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.loading.cost import SampleCost
 from megatron_focus.config.schema import ModelConfig, TextSamplerConfig
-from megatron_focus.models.flops import decoder_layer_flops, head_flops, vision_flops
+from megatron_focus.models.flops import decoder_layer_flops, head_flops, training_passes, vision_flops
 from megatron_focus.samplers.draws import draw
 
 DROPPED_PER_GAMMA = 5 / 3
@@ -23,9 +23,8 @@ DROPPED_PER_GAMMA = 5 / 3
 def sample_cost(model: ModelConfig, *, freeze: Collection[str] = (), seed: int) -> SampleCost:
     """The cost of a sample in a training step, in units of a token's pass through all decoder layers.
 
-    Forward and backward passes count: the backward pass of a module that is trained costs twice its forward pass, that
-    of a frozen one behind a trained one once, that of the vision tower nothing when it is frozen (nothing before it is
-    trained). The head computes labelled tokens only. The vision-guided sampler, a fraction of a percent, is left out.
+    Forward and backward passes count (``training_passes``). The head computes labelled tokens only. The vision-guided
+    sampler, a fraction of a percent, is left out.
 
     Args:
         model: sizes and samplers.
@@ -37,8 +36,7 @@ def sample_cost(model: ModelConfig, *, freeze: Collection[str] = (), seed: int) 
     one, two = (decoder_layer_flops(model, [length]) for length in (1, 2))
     quadratic = (two - 2 * one) / 2
     linear = one - quadratic
-    tower = 1.0 if "vision_tower" in freeze else 3.0
-    decoder = 2.0 if "language_model" in freeze else 3.0
+    tower, decoder = training_passes(freeze)
     unit = layers * linear * decoder
     return SampleCost(
         per_tile=tower * vision_flops(model, 1) / unit,

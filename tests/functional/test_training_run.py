@@ -114,7 +114,7 @@ def test_the_loss_falls(run_config, precision):
     assert sum(losses[-3:]) / 3 < 0.5 * losses[0], losses
 
 
-@pytest.mark.parametrize("parallel", [{}, PP2])
+@pytest.mark.parametrize("parallel", [{}, PP2, PP2 | {"virtual_pipeline_model_parallel_size": 2}])
 def test_frozen_modules_do_not_move_and_module_rates_apply(run_config, parallel):
     """Stage 1: only projector and sampler train; on the last stage nothing at all does."""
     frozen = run_config(parallel, name="frozen", freeze=["vision_tower", "language_model"])

@@ -1,8 +1,5 @@
 """Values to choose from."""
 
-MODULES = ("vision_tower", "projector", "vision_sampler", "language_model")
-"""What can be frozen, be new, or have a learning rate of its own."""
-
 
 def one_of(key: str, value: object, allowed: tuple[object, ...]) -> list[str]:
     """One sentence if the value is none of those allowed."""

@@ -3,6 +3,7 @@
 import re
 
 from megatron_focus.config.checks.choices import one_of
+from megatron_focus.config.pipeline_layout import expanded_layout
 from megatron_focus.config.schema import ModelConfig, ParallelConfig, RunConfig
 
 
@@ -59,10 +60,7 @@ def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str
 
 
 def _layout_problems(layout: str, chunks: int, num_layers: int) -> list[str]:
-    """Check Megatron's string: ``E`` embedding, ``t`` layer, ``L`` loss, ``|`` between chunks, ``x*n`` repeats."""
-    plain = re.sub(r"[\s,]", "", layout)
-    plain = re.sub(r"\(([^()]*)\)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
-    plain = re.sub(r"(.)\*(\d+)", lambda match: match[1] * int(match[2]), plain)
+    plain = expanded_layout(layout)
     key = f"parallel.pipeline_model_parallel_layout={layout!r}"
     if not re.fullmatch(r"E[t|]*L", plain):
         return [f"{key} must be layers 't' in chunks separated by '|', with one 'E' in front and one 'L' at the end"]

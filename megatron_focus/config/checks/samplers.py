@@ -43,7 +43,7 @@ def vision_sampler_problems(model: ModelConfig) -> list[str]:
         )
     weights = sampler.balance_weights
     if weights is not None and (
-        len(weights) != len(sampler.scales) or abs(sum(weights) - len(weights)) > 1e-6 or min(weights) < 0
+        len(weights) != len(sampler.scales) or abs(sum(weights) - len(weights)) > 1e-6 or min(weights, default=0) < 0
     ):
         problems.append(
             f"model.vision_sampler.balance_weights={weights} must be one weight >= 0 a scale, "

@@ -1,10 +1,13 @@
-"""Numbers that must be above, or not below, zero: the other checks divide by them."""
+"""Ranges of single numbers: the other checks divide by some of them."""
 
 from megatron_focus.config.schema import RunConfig
 
+LARGEST_SEED = 2**63 - 1
+"""What every generator of random numbers takes."""
+
 
 def size_problems(config: RunConfig) -> list[str]:
-    """One sentence for each number that is too small."""
+    """One sentence for each number that is too small or too large."""
     model, parallel, training = config.model, config.parallel, config.training
     language, vision, image = model.language, model.vision, model.image
     at_least_one = {
@@ -52,6 +55,22 @@ def size_problems(config: RunConfig) -> list[str]:
     }
     problems = [f"{key}={value} must be 1 or more" for key, value in at_least_one.items() if value < 1]
     problems += [f"{key}={value} must be 0 or more" for key, value in at_least_zero.items() if value < 0]
+    above_zero = {
+        "model.vision.layernorm_epsilon": vision.layernorm_epsilon,
+        "model.language.layernorm_epsilon": language.layernorm_epsilon,
+        "model.language.rope_scaling_factor": language.rope_scaling_factor,
+        "model.init_method_std": model.init_method_std,
+        "optimizer.adam_eps": config.optimizer.adam_eps,
+        "training.step_timeout_minutes": training.step_timeout_minutes,
+        "logging.peak_tflops": 1.0 if config.logging.peak_tflops is None else config.logging.peak_tflops,
+    }
+    problems += [f"{key}={value} must be above 0" for key, value in above_zero.items() if value <= 0]
     if config.optimizer.lr <= 0:
         problems.append(f"optimizer.lr={config.optimizer.lr} must be above 0; freeze modules with optimizer.freeze")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= (beta := getattr(config.optimizer, name)) < 1:
+            problems.append(f"optimizer.{name}={beta} must be in [0, 1)")
+    for key, seed in (("training.seed", training.seed), ("data.seed", config.data.seed)):
+        if seed > LARGEST_SEED:
+            problems.append(f"{key}={seed} must be at most {LARGEST_SEED}")
     return problems

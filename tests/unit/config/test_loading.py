@@ -21,6 +21,15 @@ def test_later_layers_win_and_the_rest_keeps_its_default(tmp_path):
     assert config.model == RunConfig().model
 
 
+def test_of_several_bases_the_later_replaces_the_earlier(tmp_path):
+    write(tmp_path / "root.yaml", "training: {seed: 1, train_iters: 1}\n")
+    write(tmp_path / "one.yaml", "base: root.yaml\ntraining: {seed: 2}\noptimizer: {lr: 2.0e-3}\n")
+    write(tmp_path / "two.yaml", "base: root.yaml\noptimizer: {lr: 3.0e-3}\n")
+    config = load_config(write(tmp_path / "run.yaml", "base: [one.yaml, two.yaml]\ntraining: {train_iters: 9}\n"))
+    # two.yaml brings root.yaml's seed along again.
+    assert (config.training.seed, config.training.train_iters, config.optimizer.lr) == (1, 9, 3e-3)
+
+
 def test_the_dumped_configuration_reads_back_to_the_same(tmp_path):
     config = load_config(None, ["model.language.kv_channels=64", "parallel.sequence_parallel=true"])
     assert load_config(write(tmp_path / "saved.yaml", dump_config(config))) == config
@@ -37,6 +46,11 @@ def test_the_dumped_configuration_reads_back_to_the_same(tmp_path):
         ("{}", ["training.train_iters=x"], ["training.train_iters", "'x'"]),
         ("{}", ["training.train_iters"], ["training.train_iters", "key=value"]),
         ("base: run.yaml\n", [], ["run.yaml", "circle"]),
+        ("base: 3\n", [], ["run.yaml", "'base'", "3"]),
+        ("base: ''\n", [], ["run.yaml", "'base'"]),
+        ("base: [[a]]\n", [], ["run.yaml", "'base'"]),
+        ("{}", ["data.path=["], ["data.path=[", "YAML"]),
+        ("{}", ["model=3"], ["model=3", "ModelConfig"]),
         ("data: {path: '${nowhere}'}\n", [], ["run.yaml", "nowhere"]),
     ],
 )

@@ -53,6 +53,27 @@ def test_the_defaults_are_the_papers_and_valid():
         (["training.precision=fp16"], ["'fp16'", "bf16, fp32"]),
         (["training.global_batch_size=0"], ["global_batch_size=0"]),
         (["data.chat_template=alpaca"], ["'alpaca'"]),
+        (
+            ["model.vision_sampler.enabled=false", "optimizer.freeze=[vision_tower,projector,language_model]"],
+            ["nothing would be trained"],
+        ),
+        (
+            ["model.vision_sampler.enabled=false", "optimizer.module_lr={vision_sampler: 1}"],
+            ["optimizer.module_lr has 'vision_sampler'", "no selector"],
+        ),
+        (
+            ["model.vision_sampler.enabled=false", "checkpoint.new_modules=[vision_sampler]"],
+            ["checkpoint.new_modules has 'vision_sampler'", "no selector"],
+        ),
+        (["optimizer.lr=.inf"], ["optimizer.lr=inf must be a finite number"]),
+        (["optimizer.module_lr={projector: .nan}"], ["optimizer.module_lr.projector=nan"]),
+        (["model.text_sampler.gamma_range=[0.5, .inf]"], ["model.text_sampler.gamma_range.1=inf"]),
+        (["data.worst_case_factor=.inf", "training.loss_spike_factor=.nan"], ["worst_case_factor", "spike_factor=nan"]),
+        (["optimizer.adam_beta1=1.5"], ["adam_beta1=1.5", "[0, 1)"]),
+        (["optimizer.adam_eps=-1", "model.init_method_std=0"], ["adam_eps=-1.0", "init_method_std=0.0"]),
+        (["logging.peak_tflops=0"], ["peak_tflops=0.0 must be above 0"]),
+        (["data.seed=100000000000000000000000000"], ["data.seed=1", "at most"]),
+        (["model.vision_sampler.balance_weights=[]", "model.vision_sampler.scales=[]"], ["leaves no scale"]),
     ],
 )
 def test_refusals(overrides, parts):

@@ -16,7 +16,8 @@ from megatron_focus.train import main
 
 FOLDER = Path(__file__).parents[3] / "examples" / "backbones"
 MODELS = sorted(FOLDER.glob("*/model.yaml"))
-LAYOUTS = sorted(FOLDER.glob("*/*gpus.yaml"))
+PRETRAIN = sorted(FOLDER.glob("*/pretrain.yaml"))
+LAYOUTS = sorted(FOLDER.glob("*/*gpus.yaml")) + PRETRAIN
 PUBLISHED = {
     "vicuna-7b": 6.738e9,
     "vicuna-13b": 13.016e9,
@@ -36,11 +37,11 @@ def name(file: Path) -> str:
 
 
 def gpus(file: Path) -> int:
-    return int(file.stem.removesuffix("gpus"))
+    return 64 if file in PRETRAIN else int(file.stem.removesuffix("gpus"))
 
 
 def test_all_backbones_are_there():
-    assert {file.parent.name for file in MODELS} == set(PUBLISHED)
+    assert {file.parent.name for file in MODELS} == {file.parent.name for file in PRETRAIN} == set(PUBLISHED)
     assert {64, 512} <= {gpus(file) for file in LAYOUTS if file.parent.name == "llama-3-70b"}
 
 
@@ -59,6 +60,24 @@ def test_drop_layers_are_scaled_with_the_depth(file):
     assert model.text_sampler.layer == quarter and model.text_sampler.layer_range == [quarter, 3 * quarter]
 
 
+@pytest.mark.parametrize("file", PRETRAIN, ids=name)
+def test_stage_2_begins_where_stage_1_ends(file):
+    first, second = load_config(file), load_config(file.parent / "64gpus.yaml")
+    assert second.checkpoint.pretrained == first.checkpoint.save != second.checkpoint.save
+    assert first.checkpoint.pretrained == f"imported/{file.parent.name}"
+    assert first.optimizer.freeze == ["vision_tower", "language_model"] and second.optimizer.freeze == []
+    assert second.checkpoint.new_modules == ["vision_sampler"] and not first.model.vision_sampler.enabled
+    assert first.data.path != second.data.path and first.data.tokenizer == second.data.tokenizer
+    assert first.data.chat_template == "plain" != second.data.chat_template
+    assert (first.model.vision, first.model.language) == (second.model.vision, second.model.language)
+
+
+def test_models_share_no_folder():
+    configs = [load_config(file.parent / stage) for file in PRETRAIN for stage in ("pretrain.yaml", "64gpus.yaml")]
+    folders = [each.data.path for each in configs] + [each.checkpoint.save for each in configs]
+    assert len(set(folders)) == len(folders)
+
+
 @pytest.mark.parametrize("file", [*MODELS, *LAYOUTS], ids=name)
 def test_the_file_passes_the_trainers_own_check(file):
     # Transformer Engine is not needed for what is checked here.
@@ -71,7 +90,8 @@ def test_the_file_passes_the_trainers_own_check(file):
 @pytest.mark.parametrize("file", LAYOUTS, ids=name)
 def test_the_plan_confirms_that_the_layout_fits(file):
     config = load_config(file)
-    sample = assumed_sample(480, 640, 200, 100, 80, config.model.image)
+    text = (60, 40, 0) if file in PRETRAIN else (200, 100, 80)
+    sample = assumed_sample(480, 640, *text, config.model.image)
     load = workload(config, [sample], 0.435, 0.75, "assumed")
     found = estimate(config, load, Cluster(gpu=GPUS["a100-80gb"], gpus=gpus(file)))
     # A tenth is left free, as Transformer Engine's activations were never measured.

@@ -89,7 +89,7 @@ def test_the_step_is_the_slowest_stage_for_every_row_and_what_comes_beside_it(ra
         time = found.time
         beside = time.bubble + time.pipeline + time.data_parallel + time.optimizer
         assert min(time.bubble, time.pipeline, time.data_parallel, time.optimizer, time.tensor_parallel) >= 0
-        assert time.total == pytest.approx(found.microbatches * max(found.stage_seconds) + beside)
+        assert time.total == pytest.approx(found.rows_per_replica * max(found.stage_seconds) + beside)
         assert 0 < found.mfu < CLUSTER.assumptions.matmul_share
 
 

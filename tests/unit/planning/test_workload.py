@@ -89,4 +89,8 @@ def test_model_flops_are_those_of_the_trainers_mfu():
     model = ModelConfig()
     load = row_load(replace(model, text_sampler=replace(model.text_sampler, mode="off")), [SAMPLE, SAMPLE], 1.0, 1.0)
     layers = 32 * decoder_layer_flops(model, [2540, 2540])
-    assert model_flops(model, load) == pytest.approx(3 * (layers + vision_flops(model, 10) + head_flops(model, 200)))
+    config, (tower, head) = RunConfig(model=model), (vision_flops(model, 10), head_flops(model, 200))
+    assert model_flops(config, load) == pytest.approx(3 * (layers + tower + head))
+    # No gradient of frozen weights, and none at all before the first that is trained.
+    config.optimizer.freeze = ["vision_tower", "language_model"]
+    assert model_flops(config, load) == pytest.approx(2 * (layers + head) + tower)

@@ -129,5 +129,5 @@ def test_lengths_of_a_prepared_data_set_are_used(config, tmp_path, capsys):
     )
     assert main([str(config), f"data.path={prepared}", "--sequence-lengths", "manifest", *ON]) == 0
     said = capsys.readouterr().out
-    assert f"samples drawn from {prepared}" in said
+    assert f"samples of {prepared}" in said
     assert "30 tiles" in said  # a 640 x 480 image has 5, and 2,340 visual tokens: 6 such make the worst row
