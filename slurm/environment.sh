@@ -46,10 +46,18 @@ _ours+=,CUDA_DEVICE_MAX_CONNECTIONS,PYTORCH_CUDA_ALLOC_CONF,NCCL_DEBUG
 
 # Flags of srun, not of sbatch: the batch script itself needs Slurm's commands, which images do not have.
 container=()
-if [ -n "${MEGATRON_FOCUS_IMAGE:-}" ]; then
+if [ -n "${MEGATRON_FOCUS_IMAGE:-}" ] && [ -n "${MEGATRON_FOCUS_VENV:-}" ]; then
+    echo "error: MEGATRON_FOCUS_IMAGE=$MEGATRON_FOCUS_IMAGE has a Python of its own, so MEGATRON_FOCUS_VENV does nothing:" \
+        "unset one of them" >&2
+    exit 2
+elif [ -n "${MEGATRON_FOCUS_IMAGE:-}" ]; then
     # The checkout and the folder of the job lie at the same paths inside, so that messages name files that exist outside.
     _mounts=$root:$root
     [ "$PWD" = "$root" ] || _mounts+=,$PWD:$PWD
+    if [ -n "${MEGATRON_FOCUS_LOGS:-}" ]; then
+        mkdir -p "$MEGATRON_FOCUS_LOGS"
+        _mounts+=,$(realpath "$MEGATRON_FOCUS_LOGS"):$(realpath "$MEGATRON_FOCUS_LOGS")
+    fi
     container=(
         --container-image="$MEGATRON_FOCUS_IMAGE"
         --container-mounts="$_mounts${MEGATRON_FOCUS_MOUNTS:+,$MEGATRON_FOCUS_MOUNTS}"

@@ -2,7 +2,22 @@
 # Sourced by train.sh: what is known of this job's earlier lives (each start of a job is one), and why one ended.
 #
 # $logs/lives has a line "LIFE STEP" for each life, with the newest checkpoint at its start (-1: none), and a line
-# "LIFE interrupted" if it was asked to end. Only what is in files survives a requeue.
+# "LIFE interrupted" if it was preempted. Only what is in files survives a requeue.
+
+# outside PATH: where the node has a path of the container; the first mount that holds it counts.
+outside() {
+    local mount mounts=() source target
+    [ -z "${MEGATRON_FOCUS_IMAGE:-}" ] || IFS=, read -ra mounts <<<"${MEGATRON_FOCUS_MOUNTS:-}"
+    for mount in "${mounts[@]}"; do
+        IFS=: read -r source target _ <<<"$mount"
+        target=${target%/}
+        if [[ -n $target && $1/ == "$target"/* ]]; then
+            echo "${source%/}${1#"$target"}"
+            return
+        fi
+    done
+    echo "$1"
+}
 
 # newest_checkpoint FOLDER: the step of the newest complete checkpoint, -1 if there is none.
 newest_checkpoint() {

@@ -32,7 +32,9 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT
 
-say() { echo "=== $(date '+%F %T') $*"; }
+# A full disk must not end this script: the job would not come back.
+say() { echo "=== $(date '+%F %T') $*" || true; }
+note() { echo "$LIFE $1" >>"$logs/lives" || true; }
 
 # --- signals: ask the ranks for a checkpoint ---
 
@@ -42,7 +44,8 @@ forward() {
     [ -z "$asked" ] || return 0
     asked=$1
     say "SIG$asked: asking the ranks to write a checkpoint and end"
-    echo "$LIFE interrupted" >>"$logs/lives"
+    # Being preempted is no failure, however often. A time limit is one if it leaves no time for a single step.
+    [ "$asked" = USR1 ] || note interrupted
     [ -z "$step" ] || keep_asking &
 }
 # Never SIGTERM to srun: it would end the tasks. SIGUSR1 it passes on. Repeated, because a rank that is still being
@@ -60,8 +63,11 @@ run_step() {
     local code=0 tee
     exec {errors}> >(trap '' USR1 TERM && exec tee -a -- "$srun_log" >&2)
     tee=$!
-    srun --kill-on-bad-exit=1 "${container[@]}" "$@" 2>&"$errors" {errors}>&- &
+    # --wait: a rank that does not end ten minutes after another one has ended never will.
+    srun --kill-on-bad-exit=1 --wait=600 "${container[@]}" "$@" 2>&"$errors" {errors}>&- &
     step=$!
+    # The signal may have come before there was anything to ask.
+    [ -z "$asked" ] || keep_asking &
     while :; do
         woken=""
         wait "$step" && code=0 || code=$?
@@ -81,14 +87,27 @@ everywhere=(
 
 # --- how the job ends ---
 
+# slurm_says COMMAND ...: its output; asked for five minutes, because what has ended the ranks may have cut off slurmctld.
+slurm_says() {
+    local answer
+    for _ in {1..30}; do
+        if answer=$("$@"); then
+            echo "$answer"
+            return
+        fi
+        sleep 10
+    done
+    say "no answer for five minutes: $*" >&2
+}
+
 # start_again REASON: exits. Only a running job is requeued: one that was cancelled would come back from the dead.
 start_again() {
-    if [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ]; then
+    if [ "$(slurm_says squeue -h -j "$SLURM_JOB_ID" -o %T)" != RUNNING ]; then
         say "$1; Slurm is ending the job"
         exit 1
     fi
     # A node that was cut off may still run this while the job has been started again: that life must not be requeued.
-    if [ "$(scontrol show job "$SLURM_JOB_ID" | sed -nE 's/.*Restarts=([0-9]+).*/\1/p')" != "${SLURM_RESTART_COUNT:-0}" ]; then
+    if [ "$(slurm_says scontrol show job "$SLURM_JOB_ID" | sed -nE 's/.*Restarts=([0-9]+).*/\1/p')" != "${SLURM_RESTART_COUNT:-0}" ]; then
         say "$1; the job has been started again elsewhere"
         exit 1
     fi
@@ -100,20 +119,38 @@ start_again() {
     exit 1
 }
 
-# interrupted REASON: exits; the job was asked to end, which is no failure.
+# start_again_if_useful REASON: exits. Of starts in a row that bring no new checkpoint there may be MAX_FAILURES.
+start_again_if_useful() {
+    local now failures limit=${MAX_FAILURES:-3}
+    now=$(newest_checkpoint "$(outside "$save")")
+    if ((now > $(furthest "$logs/lives"))); then
+        start_again "$1; the newest checkpoint is of step $now"
+    fi
+    failures=$(lives_without_progress "$logs/lives")
+    if ((failures >= limit)); then
+        say "$1; $failures starts in a row without a new checkpoint, so the job ends here"
+        exit 1
+    fi
+    start_again "$1; start $failures of $limit without a new checkpoint"
+}
+
+# interrupted REASON: exits; the job was asked to end.
 interrupted() {
-    [ -n "$asked" ] || echo "$LIFE interrupted" >>"$logs/lives"
-    if [ "${save:-}" = null ]; then
+    if [ "$save" = null ]; then
         say "$1; without checkpoint.save the next start would do the same again, so the job ends here"
         exit 1
     fi
+    [ "$asked" != USR1 ] || start_again_if_useful "$1"
+    [ -n "$asked" ] || note interrupted
     start_again "$1"
 }
 
 # crashed STEP CODE: says which rank failed first, and why; exits.
 crashed() {
-    local reason verdict rank="" now failures limit=${MAX_FAILURES:-3}
+    local reason verdict rank="" refused=""
     reason=$(first_failure "$srun_log")
+    # 2: the program refused its input. 126, 127: there is no such program. No retry mends these.
+    [[ ! $2 =~ ^(2|126|127)$ && ! $reason =~ "exit code "(2|126|127)$ ]] || refused=yes
     if [[ $reason =~ ^rank\ ([0-9]+)\ on ]] && [ -f "$logs/$1-${BASH_REMATCH[1]}.log" ]; then
         rank=${BASH_REMATCH[1]}
         say "last lines of $logs/$1-$rank.log:"
@@ -123,23 +160,16 @@ crashed() {
     # All of preflight's ranks end with its verdict; the node that it names is the one that counts.
     if [ "$1" = preflight ] && verdict=$(last_words "$logs/preflight-0.log" | grep '^preflight: ' | tail -n 1); then
         reason="$verdict (${reason##*: })"
+        [ -n "$refused" ] ||
+            say "to leave a node out, while the job waits: scontrol update jobid=$SLURM_JOB_ID excnodelist=NODE"
     fi
-    [ -z "$asked" ] || interrupted "$reason, after it had been asked to end"
-    # 2: the program refused its input. 126, 127: there is no such program. No retry mends these.
-    if [[ $2 =~ ^(2|126|127)$ || $reason =~ "exit code "(2|126|127)$ ]]; then
+    [ -z "$asked" ] || reason+=", after it had been asked to end"
+    [ "$asked" != TERM ] || interrupted "$reason"
+    if [ -n "$refused" ]; then
         say "$reason; not tried again"
         exit 2
     fi
-    now=$(newest_checkpoint "$save")
-    if ((now > $(furthest "$logs/lives"))); then
-        start_again "$reason; the newest checkpoint is of step $now"
-    fi
-    failures=$(lives_without_progress "$logs/lives")
-    if ((failures >= limit)); then
-        say "$reason; $failures starts in a row without a new checkpoint, so the job ends here"
-        exit 1
-    fi
-    start_again "$reason; start $failures of $limit without a new checkpoint"
+    start_again_if_useful "$reason"
 }
 
 # --- the job ---
@@ -153,17 +183,17 @@ run_step --nodes=1 --ntasks=1 --ntasks-per-node=1 \
     python -m megatron_focus.train "$config" "$@" --dry-run --world-size "$world_size" >"$resolved" ||
     {
         code=$? save=""
-        echo "$LIFE -1" >>"$logs/lives"
+        note -1
         crashed config "$code"
     }
 cat "$resolved"
-[ -z "$asked" ] || interrupted "asked to end before the training began"
 
 save=$(setting checkpoint save "$resolved")
 if [ "$save" = null ]; then
     say "warning: checkpoint.save is not set, so whatever ends this run loses it"
 fi
-echo "$LIFE $(newest_checkpoint "$save")" >>"$logs/lives"
+note "$(newest_checkpoint "$(outside "$save")")"
+[ -z "$asked" ] || interrupted "asked to end before the training began"
 
 if [ "${PREFLIGHT:-1}" != 0 ]; then
     run_step "${everywhere[@]}" bash "$root/slurm/rank.sh" "$logs/preflight" \

@@ -86,6 +86,7 @@ class CheckpointStore:
         for file in partial.iterdir():
             _flush(file)
         _flush(partial)
+        self._check_owner()  # that took a while
         final = partial.rename(self.path(iteration))
         _flush(self.folder)
         for old in self.iterations()[:-keep_last] if keep_last else []:

@@ -1,5 +1,6 @@
 """Cores, memory, limits, disks and Slurm of this machine. Standard library alone."""
 
+import errno
 import os
 import resource
 import shutil
@@ -13,6 +14,13 @@ GIB = 2**30
 SLURM_COMMANDS = ("sbatch", "srun", "squeue", "scontrol")
 _MIN_SHARED_MEMORY = GIB  # containers have 64 MiB unless told otherwise
 _MIN_OPEN_FILES = 4096  # sockets of NCCL and open shards
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk, or the user's share of it, is full."""
+
+
+class NoRoomError(ValueError):
+    """A folder could be used if its disk were not full."""
 
 
 @dataclass(frozen=True, kw_only=True)

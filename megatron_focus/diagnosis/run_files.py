@@ -16,8 +16,8 @@ from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.conversion.from_config import model_facts
 from megatron_focus.diagnosis.finding import Finding
-from megatron_focus.diagnosis.machine import GIB, existing_part, free_bytes, size
-from megatron_focus.diagnosis.state_size import checkpoint_bytes, parameter_count
+from megatron_focus.diagnosis.machine import GIB, NO_ROOM, NoRoomError, existing_part, free_bytes, size
+from megatron_focus.diagnosis.state_size import checkpoint_bytes, frozen_count, parameter_count
 
 
 @dataclass
@@ -31,6 +31,8 @@ class RunFiles:
     findings: list[Finding] = field(default_factory=list)
     parameters: int | None = None
     """Of the model; None where the tokenizer, which decides the vocabulary, cannot be read."""
+    frozen: int = 0
+    """Of these, those that are not trained."""
 
 
 def inspect_run_files(config: RunConfig, *, count_parameters: bool) -> RunFiles:
@@ -61,7 +63,8 @@ def inspect_run_files(config: RunConfig, *, count_parameters: bool) -> RunFiles:
 def _parameters(config: RunConfig, files: RunFiles) -> None:
     if "data.tokenizer" in files.identity:
         tokenizer = load_tokenizer(str(config.data.tokenizer))
-        files.parameters = parameter_count(model_facts(config.model, tokenizer, config.data.chat_template))
+        facts = model_facts(config.model, tokenizer, config.data.chat_template)
+        files.parameters, files.frozen = parameter_count(facts), frozen_count(facts, config.optimizer.freeze)
 
 
 def _tokenizer(config: RunConfig, files: RunFiles) -> None:
@@ -149,15 +152,26 @@ def _save(config: RunConfig, files: RunFiles) -> None:
         message = "is not set: the run will write no checkpoint"
         files.findings.append(Finding(about="checkpoint.save", message=message, is_problem=False))
         return
-    _check_writable(folder)
+    try:
+        _check_writable(folder)
+        _check_room(config, folder, files)
+    except NoRoomError as error:
+        # A run under way goes on, and saves once there is room again.
+        if (newest := CheckpointStore(folder).latest()) is None:
+            raise
+        message = f"{error}; the run continues from {newest}"
+        files.findings.append(Finding(about="checkpoint.save", message=message, is_problem=False))
+
+
+def _check_room(config: RunConfig, folder: str, files: RunFiles) -> None:
     free = free_bytes(folder)
     files.described["checkpoint.save"] = f"{folder}, {size(free)} free"
     if files.parameters is None:
         return
-    one = checkpoint_bytes(files.parameters, config.training.precision)
+    one = checkpoint_bytes(files.parameters, files.frozen, config.training.precision)
     files.described["checkpoint.save"] += f", a checkpoint takes up to {size(one)}"
     if free < one:
-        raise ValueError(f"{folder}: {size(free)} free, one checkpoint takes up to {size(one)}")
+        raise NoRoomError(f"{folder}: {size(free)} free, one checkpoint takes up to {size(one)}")
     # The newest is complete before the oldest goes, so there is one more for a while.
     if config.checkpoint.keep_last and free < (config.checkpoint.keep_last + 1) * one:
         files.findings.append(
@@ -171,8 +185,13 @@ def _save(config: RunConfig, files: RunFiles) -> None:
 
 
 def _tensorboard(config: RunConfig, files: RunFiles) -> None:
-    if config.logging.tensorboard_dir is not None:
+    if config.logging.tensorboard_dir is None:
+        return
+    try:
         _check_writable(config.logging.tensorboard_dir)
+    except NoRoomError as error:
+        message = f"{error}; the run goes on without some of its events"
+        files.findings.append(Finding(about="logging.tensorboard_dir", message=message, is_problem=False))
 
 
 def _cache(config: RunConfig, files: RunFiles) -> None:
@@ -198,4 +217,5 @@ def _check_writable(folder: str) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ValueError(f"{existing} cannot be written ({error.strerror})") from error
+        kind = NoRoomError if error.errno in NO_ROOM else ValueError
+        raise kind(f"{existing} cannot be written ({error.strerror})") from error

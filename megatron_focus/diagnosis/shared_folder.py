@@ -6,6 +6,7 @@ import secrets
 import time
 from pathlib import Path
 
+from megatron_focus.diagnosis.machine import NO_ROOM
 from megatron_focus.diagnosis.meeting import Meeting
 
 _PATIENCE_S = 20.0  # network file systems may show a new file late
@@ -14,6 +15,8 @@ _POLL_S = 0.2
 
 def check_shared_folder(folder: str, meeting: Meeting) -> str | None:
     """Rank 0 writes a random token, one process of each node reads it (collective over the meeting).
+
+    Nothing is found out on a full disk; what that means for the run is for ``inspect_run_files`` to say.
 
     Returns:
         what is wrong as this rank sees it; None if all is well, or if another process speaks for this node.
@@ -26,10 +29,12 @@ def check_shared_folder(folder: str, meeting: Meeting) -> str | None:
             path.parent.mkdir(parents=True, exist_ok=True)  # the run needs it as well, so it is not removed
             _write(path, token)
         except OSError as error:
-            problem = f"checkpoint.save: {path.parent} cannot be written ({error.strerror})"
+            if error.errno not in NO_ROOM:
+                problem = f"checkpoint.save: {path.parent} cannot be written ({error.strerror})"
+            token = ""
     try:
-        place, expected = meeting.share([str(path), None if problem else token])
-        if expected is not None and meeting.launch.speaks_for_node and not rank_0:
+        place, expected = meeting.share([str(path), token])
+        if expected and meeting.launch.speaks_for_node and not rank_0:
             problem = _look(Path(place), expected)
         meeting.gather("view of the shared folder", None)  # all have looked
     finally:
@@ -52,9 +57,12 @@ def _look(path: Path, token: str) -> str | None:
     own = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
     try:
         _write(own, token)
-        own.unlink()
     except OSError as error:
-        return f"checkpoint.save: {path.parent} can be read, but not written ({error.strerror})"
+        if error.errno not in NO_ROOM:
+            return f"checkpoint.save: {path.parent} can be read, but not written ({error.strerror})"
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
     return None
 
 

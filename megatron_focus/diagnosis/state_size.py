@@ -1,9 +1,11 @@
 """Sizes that follow from the number of parameters alone."""
 
 import math
+from collections.abc import Collection
 
 from megatron_focus.conversion.model_facts import ModelFacts
 from megatron_focus.conversion.parameter_table import parameter_table
+from megatron_focus.models.modules import module_of
 
 _WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
 _GRADIENT_BYTES = 4
@@ -16,9 +18,14 @@ def parameter_count(facts: ModelFacts) -> int:
     return sum(math.prod(entry.shape) for entry in parameter_table(facts))
 
 
-def checkpoint_bytes(parameters: int, precision: str) -> int:
-    """Weights and optimizer state of a checkpoint in which every parameter is trained."""
-    return parameters * (_WEIGHT_BYTES[precision] + _OPTIMIZER_BYTES[precision])
+def frozen_count(facts: ModelFacts, freeze: Collection[str]) -> int:
+    """Parameters of the modules that are not trained, see ``optimizer.freeze``."""
+    return sum(math.prod(entry.shape) for entry in parameter_table(facts) if module_of(entry.megatron) in freeze)
+
+
+def checkpoint_bytes(parameters: int, frozen: int, precision: str) -> int:
+    """Weights, and the optimizer state of those that are not frozen."""
+    return parameters * _WEIGHT_BYTES[precision] + (parameters - frozen) * _OPTIMIZER_BYTES[precision]
 
 
 def least_gpu_bytes(

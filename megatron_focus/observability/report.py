@@ -1,10 +1,14 @@
 """How a step's metrics reach people: one progress line, and TensorBoard scalars."""
 
+import sys
 from collections.abc import Mapping
 
 from torch.utils.tensorboard import SummaryWriter
 
 from megatron_focus.observability.metrics import StepMetrics
+
+_RETRY_STEPS = 100
+"""Steps until the next try to write events, after one that failed: each begins a file."""
 
 
 def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None, skipped: int) -> str:
@@ -28,11 +32,12 @@ def progress_line(step: int, steps: int, metrics: StepMetrics, mfu: float | None
 
 
 class TensorBoard:
-    """Writes a step's scalars."""
+    """Writes a step's scalars. A full disk costs some of them, and never the run."""
 
     def __init__(self, folder: str, first_step: int) -> None:
         """``first_step`` hides what an interrupted run wrote for that step and later ones."""
-        self.writer = SummaryWriter(folder, purge_step=first_step)
+        self.folder, self._next_try = folder, first_step
+        self._writer: SummaryWriter | None = None
 
     def write(
         self, step: int, metrics: StepMetrics, mfu: float | None, left_out: Mapping[str, int], skipped_steps: int = 0
@@ -41,6 +46,8 @@ class TensorBoard:
 
         ``left_out`` counts samples by reason and ``skipped_steps`` the updates that were not applied, both so far.
         """
+        if self._writer is None and step < self._next_try:
+            return
         scalars = {
             "loss/lm": metrics.loss,
             "loss/balance": metrics.balance_loss,
@@ -65,9 +72,19 @@ class TensorBoard:
         scalars |= {f"data/left out so far: {reason}": float(count) for reason, count in left_out.items()}
         if mfu is not None:
             scalars["speed/MFU"] = mfu
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
+        try:
+            # One that has failed once fails for ever.
+            self._writer = self._writer or SummaryWriter(self.folder, purge_step=step)
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            self._writer, self._next_try = None, step + _RETRY_STEPS
+            print(f"{self.folder}: no events until step {self._next_try}: {error}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self.writer.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as error:
+            print(f"{self.folder}: the last events are lost: {error}", file=sys.stderr, flush=True)

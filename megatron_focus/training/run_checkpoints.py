@@ -44,10 +44,15 @@ class RunCheckpoints:
             self._saver = CheckpointSaver(self.store, config.checkpoint.keep_last)
 
     def begin(self, parts: Trainable, state: TrainState) -> None:
-        """Begin to write one of ``state.iteration``, after the one before it is complete."""
-        if self._saver is None:
+        """Begin to write one of ``state.iteration``, after the one before it is complete.
+
+        There may be one already, if an earlier start of the job finished it after this one had looked for the newest.
+        """
+        if self._saver is None or self.store is None:
             return
         self.wait()
+        if state.iteration in on_rank_0(self.store.iterations):
+            return
         try:
             if not weights_are_finite(parts.chunks, self.device):
                 raise SaveError("some weights are not finite, and must not take the place of sound ones")
@@ -77,10 +82,8 @@ class RunCheckpoints:
         """
         if self.store is None:
             return
+        self.begin(parts, state)
         self.wait()
-        if state.iteration not in on_rank_0(self.store.iterations):
-            self.begin(parts, state)
-            self.wait()
         if state.iteration not in on_rank_0(self.store.iterations):
             newest = self.store.latest()
             raise SaveError(f"step {state.iteration} is not saved ({self._not_saved}); the newest one is {newest}")

@@ -59,7 +59,8 @@ class Trainer:
         folder = config.logging.tensorboard_dir
         writes = folder is not None and self.rank == 0
         self.board = TensorBoard(str(folder), self.state.iteration + 1) if writes else None
-        self.peak_tflops = config.logging.peak_tflops or device_peak_tflops(device)
+        stated = config.logging.peak_tflops
+        self.peak_tflops = device_peak_tflops(device) if stated is None else stated
 
     def train(self, stop: StopRequest | None = None) -> Outcome:
         """Run to ``training.train_iters`` (or ``exit_iter``), or until ``stop`` is asked for; both leave a checkpoint.
@@ -96,7 +97,10 @@ class Trainer:
     def _step(self) -> None:
         started = time.perf_counter()
         inputs = self.feeder.next_step(self.state.iteration)
-        recorder = StepRecorder(self.config.model, self.config.data.max_sequence_length, self.sources)
+        config = self.config
+        recorder = StepRecorder(
+            config.model, config.data.max_sequence_length, self.sources, freeze=config.optimizer.freeze
+        )
         metrics = train_step(
             self.parts.chunks,
             self.parts.optimizer,

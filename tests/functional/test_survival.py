@@ -85,6 +85,28 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(run_co
     assert any(name.startswith("iter_0000005.damaged-") for name in os.listdir(config.checkpoint.save))
 
 
+def beside_an_older_life(config):
+    """A writer on a node that was cut off finishes while this life trains."""
+    next_step = trainer.StepFeeder.next_step
+
+    def feed(self, step):
+        if step == 1:
+            os.mkdir(os.path.join(config.checkpoint.save, "iter_0000003"))
+        return next_step(self, step)
+
+    trainer.StepFeeder.next_step = feed
+    return train(config)
+
+
+def test_a_checkpoint_that_an_older_life_has_just_finished_is_left_alone(run_config):
+    expected = run_ranks(train, 1, run_config(name="undisturbed"))
+    config = run_config(name="beside")
+    (result,) = run_ranks(beside_an_older_life, 1, config)
+    assert result.losses == expected[0].losses
+    assert os.listdir(os.path.join(config.checkpoint.save, "iter_0000003")) == []
+    assert not any("saved" in line and "iter_0000003" in line for line in result.said)
+
+
 def with_storage_that_fails_rank_1(config):
     """One node cannot read: an input/output error."""
     if os.environ["RANK"] == "1":

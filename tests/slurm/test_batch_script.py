@@ -10,10 +10,12 @@ from tests.slurm.cluster import ROOT
 
 pytestmark = pytest.mark.slow
 
-BAD_NODE = """import os, sys
+PREFLIGHT = """import os, sys, time
+refused = "refused" in sys.argv
 if os.environ["RANK"] == "0":
-    print("preflight: 1 bad node: node2: its disk is full")
-sys.exit(1)
+    print("preflight: the data is missing" if refused else "preflight: 1 bad node: node2: it is slow", flush=True)
+    time.sleep(30 * refused)  # ended by srun, as the others have failed before it
+sys.exit(2 if refused else 1)
 """
 TWO = ("--nodes=2", "--gpus-per-node=2")
 
@@ -28,7 +30,7 @@ def submit(cluster, tmp_path_factory):
     shutil.copy(Path(__file__).parent / "stand_in" / "train.py", root / "megatron_focus")
     (root / "tools").mkdir()
     (root / "tools" / "__init__.py").touch()
-    (root / "tools" / "preflight.py").write_text(BAD_NODE)
+    (root / "tools" / "preflight.py").write_text(PREFLIGHT)
 
     def submit(name, *arguments, options=(), **variables):
         folder = tmp_path_factory.getbasetemp() / "jobs" / name
@@ -53,6 +55,7 @@ def jobs(submit):
         "progress": submit("progress", "fail_at=4", "steps=8", MAX_FAILURES="2"),
         "bad node": submit("bad-node", PREFLIGHT="1", MAX_FAILURES="1"),
         "exit 2": submit("exit-2", "fail_at=1", "code=2"),
+        "refused": submit("refused", "refused", PREFLIGHT="1"),
     }
 
 
@@ -95,8 +98,18 @@ def test_bad_node_is_named_before_the_training(jobs):
     job = jobs["bad node"]
     assert job.wait() == "FAILED"
     assert job.exit_code == "1:0"
-    assert "preflight: 1 bad node: node2: its disk is full (Exited with exit code 1)" in job.log.splitlines()[-1]
+    assert "preflight: 1 bad node: node2: it is slow (Exited with exit code 1)" in job.log.splitlines()[-1]
+    assert f"scontrol update jobid={job.id} excnodelist=NODE" in job.log
     assert not list(job.logs.glob("rank-*.log")), "the training was started"
+
+
+def test_what_preflight_refuses_is_not_tried_again(jobs):
+    job = jobs["refused"]
+    assert job.wait() == "FAILED"
+    assert (job.exit_code, job.restarts) == ("2:0", 0)
+    assert job.log.splitlines()[-1].endswith(
+        "preflight: the data is missing (Exited with exit code 2); not tried again"
+    )
 
 
 @pytest.mark.slurm_faults
@@ -135,8 +148,27 @@ def test_signal_during_start_up_is_not_lost(submit, cluster):
     assert "interrupted: " in job.log and "failed" not in job.log
 
 
+@pytest.mark.slurm_faults
+def test_time_limit_without_a_step_counts_as_a_failure(submit, cluster):
+    """Or the job would come back for ever."""
+    job = submit("too-short", "steps=8", "slow_start=4", MAX_FAILURES="1")
+    job.wait_for(lambda: len(list(job.folder.glob("logs/*/rank-*.log"))) == 4, "ranks")
+    cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
+    assert job.wait() == "FAILED"
+    assert job.restarts == 0
+    assert job.log.splitlines()[-1].endswith("1 starts in a row without a new checkpoint, so the job ends here")
+
+
+def test_an_environment_beside_an_image_is_refused(submit):
+    job = submit("both", MEGATRON_FOCUS_IMAGE="image.sqsh", MEGATRON_FOCUS_VENV="/venv")
+    assert job.wait() == "FAILED"
+    assert (job.exit_code, job.restarts) == ("2:0", 0)
+    assert "unset one of them" in job.log
+
+
 def test_container_flags_and_default_configuration(submit, tmp_path):
-    job = submit("container", "steps=1", MEGATRON_FOCUS_IMAGE="image.sqsh", MEGATRON_FOCUS_MOUNTS=f"{tmp_path}:/data")
+    image = {"MEGATRON_FOCUS_IMAGE": "image.sqsh", "MEGATRON_FOCUS_LOGS": str(tmp_path.parent / "other-logs")}
+    job = submit("container", "steps=1", **image, MEGATRON_FOCUS_MOUNTS=f"{tmp_path}:/data")
     missing = submit("no-mount", "steps=1", MEGATRON_FOCUS_IMAGE="image.sqsh", MEGATRON_FOCUS_MOUNTS="/no/such:/data")
     assert job.wait() == "COMPLETED"
     # The mounts reached srun: a source that is not there is refused (by pyxis' stand-in here, by enroot elsewhere).

@@ -101,7 +101,8 @@ def full_from_step_10(cluster, config, small_disk, tmp_path):
     if not small_disk.is_mount():
         pytest.skip("no file system can be mounted here")
     save = small_disk / tmp_path.name
-    job = cluster.submit(tmp_path, SCRIPT, str(config), f"checkpoint.save={save}", options=EIGHT)
+    events = f"logging.tensorboard_dir={save}/tensorboard"
+    job = cluster.submit(tmp_path, SCRIPT, str(config), f"checkpoint.save={save}", events, options=EIGHT, PREFLIGHT="1")
     job.wait_for(lambda: (save / "iter_0000010").is_dir(), "first checkpoint")
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
@@ -125,6 +126,7 @@ def test_disk_full_until_the_end(full_from_step_10, finish):
     job.wait_for(lambda: job.restarts == 1, "requeue")
     assert "step 40 is not saved (" in job.log and "No space left on device" in job.log
     at = max(job.steps)
+    job.wait_for(lambda: job.resumed_at, "the next life, past the check of the nodes")
     filler.unlink()
     finish(job, "disk full until the end", "the last checkpoint failed: back into the queue with the reason", at=at)
 

@@ -7,11 +7,11 @@ import pytest
 from tests.slurm.cluster import ROOT
 
 
-def run(function, *arguments, life="7.1"):
+def run(function, *arguments, life="7.1", **variables):
     script = f'set -euo pipefail; source "{ROOT}/slurm/lives.sh"; {function} "$@"'
     done = subprocess.run(
         ["bash", "-c", script, "bash", *map(str, arguments)],
-        env={"LIFE": life, "PATH": "/usr/bin:/bin"},
+        env={"LIFE": life, "PATH": "/usr/bin:/bin"} | variables,
         capture_output=True,
         text=True,
         check=True,
@@ -24,6 +24,23 @@ def test_newest_checkpoint_is_the_newest_complete_one(tmp_path):
     for name in ("iter_0000008", "iter_0000010", "iter_0000012.partial-7.0", "iter_0000020.damaged-1", "owner"):
         (tmp_path / name).mkdir()
     assert run("newest_checkpoint", tmp_path) == "10"
+
+
+@pytest.mark.parametrize(
+    ("path", "outside"),
+    [
+        ("/data/runs/mine", "/lustre/me/runs/mine"),
+        ("/data", "/lustre/me"),
+        ("/database", "/database"),
+        ("/models/a", "/nfs/models/a"),
+        ("runs/mine", "runs/mine"),
+        ("null", "null"),
+    ],
+)
+def test_paths_of_a_container_are_found_outside_of_it(path, outside):
+    mounts = {"MEGATRON_FOCUS_MOUNTS": "/lustre/me:/data,/nfs/models/:/models/:ro"}
+    assert run("outside", path, MEGATRON_FOCUS_IMAGE="x", **mounts) == outside
+    assert run("outside", path, **mounts) == path == run("outside", path, MEGATRON_FOCUS_IMAGE="x")
 
 
 @pytest.mark.parametrize(

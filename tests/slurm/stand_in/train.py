@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
     if broken.exists():
         return 1  # as a collective would end without one of its ranks
     if rank == 0:
-        (saved / f"iter_{step:07d}").mkdir(parents=True, exist_ok=True)
+        if step > start:
+            (saved / f"iter_{step:07d}").mkdir(parents=True, exist_ok=True)
         status = "finished" if step >= steps else "interrupted"
         outcome = Path(arguments[arguments.index("--outcome") + 1])
         outcome.write_text(json.dumps({"status": status, "iteration": step, "train_iters": steps}))

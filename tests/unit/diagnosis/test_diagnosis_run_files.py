@@ -103,6 +103,12 @@ def test_save_folder(spoil, monkeypatch):
     (spoil / "save").unlink()
     monkeypatch.setattr(run_files, "free_bytes", lambda path: 1000)
     assert "0 MiB free, one checkpoint takes" in problems(spoil)["checkpoint.save"]
+    # A job under way is not ended by it: it is told so when it saves, and room may be made until then.
+    newest = spoil / "save" / "run" / "iter_0000005"
+    newest.mkdir(parents=True)
+    files = inspect_run_files(load_config(spoil / "config.yaml"), count_parameters=True)
+    messages = {finding.about: finding.message for finding in files.findings if not finding.is_problem}
+    assert messages["checkpoint.save"].endswith(f"; the run continues from {newest}")
 
 
 def _count(config):
@@ -117,12 +123,15 @@ def test_parameters_are_those_of_the_model(run_yaml):
     config = load_config(run_yaml)
     files = inspect_run_files(config, count_parameters=True)
     assert run_ranks(_count, 1, config) == [files.parameters]
+    config.optimizer.freeze = ["vision_tower", "projector", "vision_sampler", "language_model"]
+    assert inspect_run_files(config, count_parameters=True).frozen == files.parameters > files.frozen == 0
 
 
 def test_sizes():
     """Adam: bf16 weights 2, fp32 master 4, two moments 8, fp32 gradients 4 bytes a parameter."""
-    assert checkpoint_bytes(100, "bf16") == 1400
-    assert checkpoint_bytes(100, "fp32") == 1200
+    assert checkpoint_bytes(100, 0, "bf16") == 1400
+    assert checkpoint_bytes(100, 90, "bf16") == 200 + 10 * 12
+    assert checkpoint_bytes(100, 0, "fp32") == 1200
     assert least_gpu_bytes(100, "bf16", model_parallel=2, data_parallel=4, sharded=True) == 50 * (2 + 4 + 12 / 4)
     assert least_gpu_bytes(100, "fp32", model_parallel=1, data_parallel=4, sharded=False) == 100 * (4 + 4 + 8)
 

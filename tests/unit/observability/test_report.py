@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -7,6 +10,10 @@ from megatron_focus.observability.report import TensorBoard, progress_line
 
 @pytest.fixture
 def metrics():
+    return some_metrics()
+
+
+def some_metrics():
     totals = dict.fromkeys(FIELDS, 0.0) | {
         "loss": 30.0,
         "loss_tokens": 20.0,
@@ -66,6 +73,36 @@ def test_tensorboard_shows_what_was_left_out_and_where_samples_come_from(metrics
         "speed/MFU": 0.4,
     }
     assert {tag: written[tag] for tag in expected} == pytest.approx(expected)
+
+
+WITHOUT_ROOM = """
+import resource, signal, sys, time
+from tests.unit.observability.test_report import TensorBoard, some_metrics
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+board, metrics = TensorBoard(sys.argv[1], 1), some_metrics()
+board.write(1, metrics, None, {})
+board._writer.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for step in range(2, 50):
+    board.write(step, metrics, None, {})
+    time.sleep(0.01)
+    if board._writer is not None:
+        board._writer.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+for step in range(50, 200):
+    board.write(step, metrics, None, {})
+board.close()
+"""
+
+
+def test_a_full_disk_costs_events_and_not_the_run(tmp_path):
+    """The operating system refuses to write more than 100 bytes to a file; tried again after a hundred steps."""
+    command = [sys.executable, "-c", WITHOUT_ROOM, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("no events until step 1") == 1
+    steps = [e.step for e in EventAccumulator(str(tmp_path), {"scalars": 0}).Reload().Scalars("loss/lm")]
+    assert steps[0] == 1 and steps[-1] == 199 and 50 not in steps and len(steps) >= 50
 
 
 def test_progress_line(metrics):
