@@ -8,6 +8,7 @@ of costs that come out differently (``SURPRISES``). No plan can avoid what that 
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -67,6 +68,8 @@ class Result:
     """Spread that is left, by surprise, if the expected costs of all ranks were equal to the last digit."""
     faster: dict[str, float]
     """Mean of the old step time divided by the new one, by surprise: the work is the same."""
+    plan_seconds: float
+    """To plan a step, on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +150,14 @@ def _measure(planner: StepPlanner, steps: int, kept_ratio: float, seed: int, bar
     loads: dict[str, dict[str, list[NDArray[np.int64]]]] = {way: {name: [] for name in SURPRISES} for way in ways}
     rows: dict[str, list[int]] = {way: [] for way in ways}
     fillers: dict[str, list[int]] = {way: [] for way in ways}
-    tokens = 0
+    tokens, seconds = 0, 0.0
     for step in range(steps):
         place = step * planner.global_batch_size
+        started = time.perf_counter()
         samples = planner.samples(place, kept_ratio)
-        tokens += int(samples.expected.sum())
         planned = plan_after(samples, planner)
+        seconds += time.perf_counter() - started
+        tokens += int(samples.expected.sum())
         costs = {name: realised_cost(planner, samples, place, surprise, random) for name, surprise in SURPRISES.items()}
         for way, ranks in zip(ways, (plan_before(samples, planner), planned), strict=True):
             rank_of = _rank_of_samples(ranks, len(samples.index))
@@ -187,6 +192,7 @@ def _measure(planner: StepPlanner, steps: int, kept_ratio: float, seed: int, bar
             )
             for name in SURPRISES
         },
+        plan_seconds=seconds / steps,
     )
 
 

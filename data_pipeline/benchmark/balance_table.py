@@ -47,7 +47,8 @@ def verdict(report: BalanceReport) -> str:
 
 def _title(result: Result) -> str:
     ways = ", ".join(f"{name} {_way(way)}" for name, way in (("before", result.before), ("after", result.after)))
-    return f"\n{result.ranks} ranks, {result.samples_per_rank} samples each: {ways}"
+    planned = f"planned in {1e3 * result.plan_seconds:.1f} ms"
+    return f"\n{result.ranks} ranks, {result.samples_per_rank} samples each: {ways}; {planned}"
 
 
 def _way(way: Way) -> str:

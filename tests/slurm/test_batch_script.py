@@ -149,10 +149,10 @@ def test_signal_during_start_up_is_not_lost(submit, cluster):
 
 
 @pytest.mark.slurm_faults
-def test_time_limit_without_a_step_counts_as_a_failure(submit, cluster):
+def test_time_limit_without_a_new_checkpoint_counts_as_a_failure(submit, cluster):
     """Or the job would come back for ever."""
-    job = submit("too-short", "steps=8", "slow_start=4", MAX_FAILURES="1")
-    job.wait_for(lambda: len(list(job.folder.glob("logs/*/rank-*.log"))) == 4, "ranks")
+    job = submit("too-short", "steps=100", "unsaved=", MAX_FAILURES="1")
+    job.wait_for(lambda: "step 1" in job.log, "step 1")
     cluster.ask("scancel", "--batch", "--signal=USR1", job.id)
     assert job.wait() == "FAILED"
     assert job.restarts == 0

@@ -1,6 +1,7 @@
 """Takes the place of megatron_focus.train where a test is about the batch script: starts in no time, learns nothing.
 
-``python -m megatron_focus.train FILE [steps=N] [fail_at=STEP (if it starts from 0)] [code=C] [slow_start=SECONDS] ...``
+``python -m megatron_focus.train FILE [steps=N] [fail_at=STEP (if it starts from 0)] [code=C] [slow_start=SECONDS]
+[unsaved= (no checkpoints)] ...``
 """
 
 import json
@@ -38,12 +39,12 @@ def main(arguments: list[str]) -> int:
             if code := settings.get("code"):
                 return int(code)
             raise RuntimeError(f"the failure of step {step}")
-        if rank == 0 and step % 3 == 0:
+        if rank == 0 and step % 3 == 0 and "unsaved" not in settings:
             (saved / f"iter_{step:07d}").mkdir(parents=True, exist_ok=True)
     if broken.exists():
         return 1  # as a collective would end without one of its ranks
     if rank == 0:
-        if step > start:
+        if step > start and "unsaved" not in settings:
             (saved / f"iter_{step:07d}").mkdir(parents=True, exist_ok=True)
         status = "finished" if step >= steps else "interrupted"
         outcome = Path(arguments[arguments.index("--outcome") + 1])
