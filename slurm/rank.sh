@@ -14,7 +14,8 @@ export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
 # lives as long as its rank: Slurm may signal every process of the step.
 trap '' USR1 TERM
 
-echo "--- rank $RANK of $WORLD_SIZE on $(hostname), life $LIFE, $(date '+%F %T')" >>"$log"
+# A full disk under the logs ends nothing.
+echo "--- rank $RANK of $WORLD_SIZE on $(hostname), life $LIFE, $(date '+%F %T')" >>"$log" || true
 if [ "$RANK" = 0 ]; then
     exec > >(exec tee -a -- "$log") 2>&1
 else

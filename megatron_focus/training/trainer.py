@@ -1,5 +1,6 @@
 """The training loop."""
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -147,7 +148,8 @@ class Trainer:
             FloatingPointError: too many updates in a row could not be applied; the last checkpoint is from before them.
         """
         for sample in inputs.report.skipped:
-            print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # this rank's log may lie on a full disk
+                print(f"left out ({sample.reason}): {sample.message}", file=sys.stderr, flush=True)
         if metrics.totals["skipped"]:
             self._count_left_out(inputs.report.skipped_by_reason)
         self.state.iteration += 1
