@@ -14,7 +14,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from megatron_focus.checkpoint.agreement import SupersededError, on_rank_0
+from megatron_focus.checkpoint.agreement import SaveError, SupersededError, on_rank_0
 
 _COMPLETE = re.compile(r"iter_(\d{7,})")
 _LIFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -58,8 +58,10 @@ class CheckpointStore:
     def take_over(self) -> None:
         """Become the folder's owner: lives before this one can complete no more checkpoints (collective).
 
+        What they left unfinished is removed first: it may be what fills the disk.
+
         Raises:
-            SaveError: the folder cannot be written.
+            SaveError: the folder cannot be written. Nothing that is trained then could be saved.
         """
         on_rank_0(self._write_owner)
 
@@ -107,10 +109,14 @@ class CheckpointStore:
 
     def _write_owner(self) -> None:
         assert self.life is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{_OWNER}.{self.life}"
-        aside.write_text(self.life)
-        aside.replace(self.folder / _OWNER)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+            aside.write_text(self.life)
+            aside.replace(self.folder / _OWNER)
+        except OSError as error:
+            raise SaveError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def _check_owner(self) -> None:
         owner = self.folder / _OWNER
@@ -119,11 +125,14 @@ class CheckpointStore:
                 f"{self.folder} belongs to {now} now: this run ({self.life}) was started again elsewhere"
             )
 
+    def _remove_unfinished(self) -> None:
+        for stale in self.folder.glob(f"iter_*{_PARTIAL}*"):
+            shutil.rmtree(stale, ignore_errors=True)  # an earlier life may still be writing into it
+
     def _make_partial(self, iteration: int) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_owner()
-        for stale in self.folder.glob(f"iter_*{_PARTIAL}*"):
-            shutil.rmtree(stale, ignore_errors=True)  # an earlier life may still be writing into it
+        self._remove_unfinished()
         # A full disk is noticed here, by all ranks, and not where only the one that writes would learn of it.
         room = self.folder / f"room.{self.life or uuid.uuid4().hex[:8]}"
         try:

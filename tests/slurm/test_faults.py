@@ -54,9 +54,8 @@ def test_time_limit_with_chained_job(cluster, config, tmp_path, undisturbed_long
     assert third.steps == {}, "a finished run was trained on"
 
 
-def test_killed_rank(cluster, config, tmp_path, finish):
-    job = cluster.submit(tmp_path, SCRIPT, str(config), options=EIGHT)
-    job.wait_for_step(13)
+def test_killed_rank(with_a_checkpoint, finish):
+    job = with_a_checkpoint
     os.kill(job.rank_process(5), signal.SIGKILL)
     job.wait_for(lambda: job.restarts == 1, "requeue")
     at = max(job.steps)
@@ -65,9 +64,8 @@ def test_killed_rank(cluster, config, tmp_path, finish):
     finish(job, "`kill -9` of one rank", "job ended by srun with the rank's name, back into the queue", at=at)
 
 
-def test_lost_node(cluster, config, tmp_path, finish):
-    job = cluster.submit(tmp_path, SCRIPT, str(config), options=EIGHT)
-    job.wait_for_step(13)
+def test_lost_node(cluster, with_a_checkpoint, finish):
+    job = with_a_checkpoint
     cluster.crash("node5")
     try:
         job.wait_for(lambda: job.restarts == 1, "requeue")
@@ -93,6 +91,15 @@ def test_killed_slurmd(cluster, config, tmp_path, undisturbed_long, finish):
         at=at,
         undisturbed=undisturbed_long,
     )
+
+
+@pytest.fixture
+def with_a_checkpoint(cluster, config, tmp_path):
+    """A job beyond step 13 whose checkpoint of step 10 is complete."""
+    job = cluster.submit(tmp_path, SCRIPT, str(config), options=EIGHT)
+    job.wait_for(lambda: (tmp_path / "checkpoints" / "iter_0000010").is_dir(), "first checkpoint")
+    job.wait_for_step(13)
+    return job
 
 
 @pytest.fixture
@@ -126,7 +133,10 @@ def test_disk_full_until_the_end(full_from_step_10, finish):
     job.wait_for(lambda: job.restarts == 1, "requeue")
     assert "step 40 is not saved (" in job.log and "No space left on device" in job.log
     at = max(job.steps)
-    job.wait_for(lambda: job.resumed_at, "the next life, past the check of the nodes")
+    # Room for the name of the folder's owner, and not for a checkpoint: the check of the nodes lets the job go on.
+    os.truncate(filler, filler.stat().st_size - 2**18)
+    job.wait_for(lambda: job.resumed_at, "next life")
+    assert "one checkpoint takes up to" in job.log and "; the run continues from " in job.log
     filler.unlink()
     finish(job, "disk full until the end", "the last checkpoint failed: back into the queue with the reason", at=at)
 
