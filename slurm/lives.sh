@@ -30,19 +30,41 @@ newest_checkpoint() {
     echo "$newest"
 }
 
-# lives_without_progress FILE: how many lives in a row, up to the last, started no further than an earlier one did.
-# Interrupted ones are not counted: they did not fail.
+# rival FOLDER: makes this life the owner of a folder of checkpoints, as the trainer does again; prints the job that is the
+# owner and runs, if there is one. Of jobs that start at the same moment, the last to write goes on.
+rival() {
+    local look owner aside=$1/owner.$LIFE
+    for look in first second; do
+        owner=$(cat -- "$1/owner" 2>/dev/null || true)
+        owner=${owner%%.*}
+        if [[ $owner =~ ^[0-9]+$ && $owner != "$SLURM_JOB_ID" ]] &&
+            [[ $(squeue -h -j "$owner" -o %T 2>/dev/null) =~ ^(RUNNING|SUSPENDED)$ ]]; then
+            echo "$owner"
+            return
+        fi
+        # What cannot be written here, the preflight or the trainer will name.
+        [ "$look" = first ] || return 0
+        { mkdir -p -- "$1" && printf %s "$LIFE" >"$aside" && mv -- "$aside" "$1/owner"; } 2>/dev/null ||
+            rm -f -- "$aside"
+    done
+}
+
+# lives_without_progress FILE RESTARTS: how many lives in a row, up to this one, the RESTARTS-th, started no further than an
+# earlier one did. Interrupted ones are not counted: they did not fail. Those that could not be noted (a full disk) are.
 lives_without_progress() {
-    awk '
+    { cat -- "$1" 2>/dev/null || true; } | awk -v restarts="$2" '
+        { split($1, life, "."); noted = life[2] + 1 }
         $2 == "interrupted" { count--; next }
         !seen || $2 > furthest { furthest = $2; count = 0; seen = 1 }
         { count++ }
-        END { print count < 0 ? 0 : count + 0 }' "$1"
+        END { count = count < 0 ? 0 : count; print count + restarts + 1 - noted }'
 }
 
-# furthest FILE: the newest checkpoint that any life started from.
+# furthest FILE STEP: the newest checkpoint that any life started from; this one from STEP, which may not have been noted.
 furthest() {
-    awk '$2 != "interrupted" && (!seen || $2 > furthest) { furthest = $2; seen = 1 } END { print furthest }' "$1"
+    { cat -- "$1" 2>/dev/null || true; } | awk -v furthest="$2" '
+        $2 != "interrupted" && $2 > furthest { furthest = $2 }
+        END { print furthest }'
 }
 
 # first_failure FILE: "rank RANK: REASON" of the task that failed first, or "node failure on NODE", from srun's messages;

@@ -38,7 +38,7 @@ note() { echo "$LIFE $1" >>"$logs/lives" || true; }
 
 # --- signals: ask the ranks for a checkpoint ---
 
-step="" asked="" woken="" errors=""
+step="" asked="" woken="" errors="" started=-1
 forward() {
     woken=1
     [ -z "$asked" ] || return 0
@@ -123,10 +123,10 @@ start_again() {
 start_again_if_useful() {
     local now failures limit=${MAX_FAILURES:-3}
     now=$(newest_checkpoint "$(outside "$save")")
-    if ((now > $(furthest "$logs/lives"))); then
+    if ((now > $(furthest "$logs/lives" "$started"))); then
         start_again "$1; the newest checkpoint is of step $now"
     fi
-    failures=$(lives_without_progress "$logs/lives")
+    failures=$(lives_without_progress "$logs/lives" "${SLURM_RESTART_COUNT:-0}")
     if ((failures >= limit)); then
         say "$1; $failures starts in a row without a new checkpoint, so the job ends here"
         exit 1
@@ -183,7 +183,7 @@ run_step --nodes=1 --ntasks=1 --ntasks-per-node=1 \
     python -m megatron_focus.train "$config" "$@" --dry-run --world-size "$world_size" >"$resolved" ||
     {
         code=$? save=""
-        note -1
+        note "$started"
         crashed config "$code"
     }
 cat "$resolved"
@@ -192,12 +192,21 @@ save=$(setting checkpoint save "$resolved")
 if [ "$save" = null ]; then
     say "warning: checkpoint.save is not set, so whatever ends this run loses it"
 fi
-note "$(newest_checkpoint "$(outside "$save")")"
+started=$(newest_checkpoint "$(outside "$save")")
+note "$started"
 [ -z "$asked" ] || interrupted "asked to end before the training began"
 
+# Two jobs would take the folder from one another, and one would have trained for nothing.
+if [ "$save" != null ] && rival=$(rival "$(outside "$save")") && [ -n "$rival" ]; then
+    say "job $rival runs, and saves into checkpoint.save=$save: wait for it (sbatch --dependency=afterany:$rival) or name" \
+        "another folder; not tried again"
+    exit 2
+fi
+
 if [ "${PREFLIGHT:-1}" != 0 ]; then
+    read -ra limits <<<"${PREFLIGHT_ARGS:-}"
     run_step "${everywhere[@]}" bash "$root/slurm/rank.sh" "$logs/preflight" \
-        python -m tools.preflight "$config" "$@" || crashed preflight $?
+        python -m tools.preflight "${limits[@]}" "$config" "$@" || crashed preflight $?
     [ -z "$asked" ] || interrupted "asked to end before the training began"
 fi
 

@@ -8,4 +8,4 @@ source tools/environment.sh test
 [ "$(id -u)" != 0 ] || bash tests/slurm/cluster.sh install || [ $? = 3 ]
 # Ranks are processes; more threads than cores would only make them wait for each other.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-exec python -m pytest -q --durations=10 "$@"
+exec python -m pytest -q -rs --durations=10 "$@"

@@ -412,6 +412,16 @@ want_node() {               # "node3" -> I
   [[ $I =~ ^[0-9]+$ ]] && ((I >= 1 && I <= N)) || die "no such node: $1"
 }
 
+# What a machine leaves that went down with a cluster on it: networks without a process.
+clear_dead() {
+  local ns others=""
+  for ns in $(ip netns list 2>/dev/null | awk -v prefix="$NS-" 'index($1, prefix) == 1 { print $1 }'); do
+    others=yes
+    [ -z "$(ip netns pids "$ns")" ] || cannot "another cluster of this script is up"
+  done
+  [ -z "$others" ] || net_down
+}
+
 cmd_up() {
   local i want
   N=${1:?number of nodes}
@@ -421,7 +431,7 @@ cmd_up() {
   ! load || die "already up in $STATE"
   mkdir -p "$STATE"/{etc,log,run,spool,dev,munge,ctld}
   chmod 700 "$STATE/ctld"
-  ! ip netns list 2>/dev/null | grep -q "^$NS-" || cannot "another cluster of this script is up"
+  clear_dead
   if netns_works; then MODE=netns; else MODE=shared; fi
   write_config
   printf 'N=%s\nMODE=%s\n' "$N" "$MODE" >"$STATE/cluster"

@@ -1,5 +1,6 @@
 """The cluster, and a run that takes seconds a step on eight ranks of two cores."""
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
@@ -32,6 +33,17 @@ def small_disk(tmp_path_factory):
     yield folder
     if mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write to a file system until not a byte is free; returns the file that fills it."""
+    if not folder.is_mount():
+        pytest.skip("no file system can be mounted here")
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**16))
+    return filler
 
 
 @pytest.fixture(scope="session")

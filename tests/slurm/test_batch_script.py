@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import ROOT
+from tests.slurm.conftest import fill
 
 pytestmark = pytest.mark.slow
 
 PREFLIGHT = """import os, sys, time
 refused = "refused" in sys.argv
 if os.environ["RANK"] == "0":
-    print("preflight: the data is missing" if refused else "preflight: 1 bad node: node2: it is slow", flush=True)
+    slow = f"preflight: 1 bad node: node2: less than {' '.join(sys.argv[1:-1])}"
+    print("preflight: the data is missing" if refused else slow, flush=True)
     time.sleep(30 * refused)  # ended by srun, as the others have failed before it
 sys.exit(2 if refused else 1)
 """
@@ -32,12 +34,12 @@ def submit(cluster, tmp_path_factory):
     (root / "tools" / "__init__.py").touch()
     (root / "tools" / "preflight.py").write_text(PREFLIGHT)
 
-    def submit(name, *arguments, options=(), **variables):
+    def submit(name, *arguments, config=("run.yaml",), options=(), **variables):
         folder = tmp_path_factory.getbasetemp() / "jobs" / name
         return cluster.submit(
             folder,
             "slurm/finetune_8node.sh",
-            "run.yaml",
+            *config,
             *arguments,
             options=(*TWO, f"--job-name={name}", *options),
             MEGATRON_FOCUS_ROOT=str(root),
@@ -53,7 +55,7 @@ def jobs(submit):
     return {
         "no progress": submit("no-progress", "fail_at=1", MAX_FAILURES="2"),
         "progress": submit("progress", "fail_at=4", "steps=8", MAX_FAILURES="2"),
-        "bad node": submit("bad-node", PREFLIGHT="1", MAX_FAILURES="1"),
+        "bad node": submit("bad-node", PREFLIGHT="1", PREFLIGHT_ARGS="--min-bandwidth 40", MAX_FAILURES="1"),
         "exit 2": submit("exit-2", "fail_at=1", "code=2"),
         "refused": submit("refused", "refused", PREFLIGHT="1"),
     }
@@ -98,7 +100,10 @@ def test_bad_node_is_named_before_the_training(jobs):
     job = jobs["bad node"]
     assert job.wait() == "FAILED"
     assert job.exit_code == "1:0"
-    assert "preflight: 1 bad node: node2: it is slow (Exited with exit code 1)" in job.log.splitlines()[-1]
+    assert (
+        "preflight: 1 bad node: node2: less than --min-bandwidth 40 (Exited with exit code 1)"
+        in job.log.splitlines()[-1]
+    )
     assert f"scontrol update jobid={job.id} excnodelist=NODE" in job.log
     assert not list(job.logs.glob("rank-*.log")), "the training was started"
 
@@ -159,6 +164,27 @@ def test_time_limit_without_a_new_checkpoint_counts_as_a_failure(submit, cluster
     assert job.log.splitlines()[-1].endswith("1 starts in a row without a new checkpoint, so the job ends here")
 
 
+def test_full_disk_under_the_logs_does_not_hide_failures(submit, small_disk):
+    filler = fill(small_disk)
+    try:
+        job = submit("full-logs", "steps=3", MAX_FAILURES="2", MEGATRON_FOCUS_LOGS=str(small_disk / "logs"))
+        assert job.wait() == "FAILED"
+    finally:
+        filler.unlink()
+    assert (job.exit_code, job.restarts) == ("1:0", 1)
+    assert job.log.splitlines()[-1].endswith("2 starts in a row without a new checkpoint, so the job ends here")
+
+
+def test_second_job_with_the_same_folder_is_refused(submit):
+    first = submit("rivals", "steps=30")
+    first.wait_for(lambda: "step 1" in first.log, "step 1")
+    second = submit("rivals", "steps=30")
+    assert second.wait() == "FAILED"
+    assert (second.exit_code, second.restarts) == ("2:0", 0)
+    assert f"job {first.id} runs, and saves into checkpoint.save=checkpoints: wait for it" in second.log
+    assert first.wait() == "COMPLETED"
+
+
 def test_an_environment_beside_an_image_is_refused(submit):
     job = submit("both", MEGATRON_FOCUS_IMAGE="image.sqsh", MEGATRON_FOCUS_VENV="/venv")
     assert job.wait() == "FAILED"
@@ -166,7 +192,14 @@ def test_an_environment_beside_an_image_is_refused(submit):
     assert "unset one of them" in job.log
 
 
-def test_container_flags_and_default_configuration(submit, tmp_path):
+def test_default_configuration_takes_settings(submit):
+    job = submit("default", "steps=1", config=())
+    assert job.wait() == "COMPLETED"
+    assert "configuration: " in job.log and "/examples/paper/finetune.yaml steps=1" in job.log
+    assert (ROOT / "examples" / "paper" / "finetune.yaml").is_file()
+
+
+def test_container_flags(submit, tmp_path):
     image = {"MEGATRON_FOCUS_IMAGE": "image.sqsh", "MEGATRON_FOCUS_LOGS": str(tmp_path.parent / "other-logs")}
     job = submit("container", "steps=1", **image, MEGATRON_FOCUS_MOUNTS=f"{tmp_path}:/data")
     missing = submit("no-mount", "steps=1", MEGATRON_FOCUS_IMAGE="image.sqsh", MEGATRON_FOCUS_MOUNTS="/no/such:/data")

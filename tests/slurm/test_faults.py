@@ -3,13 +3,12 @@
 Minutes each; asked for by ``-m slurm_faults``, which prints the table of slurm/README.md.
 """
 
-import contextlib
 import os
 import signal
 
 import pytest
 
-from tests.slurm.conftest import EIGHT, LONG
+from tests.slurm.conftest import EIGHT, LONG, fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm_faults]
 
@@ -111,11 +110,7 @@ def full_from_step_10(cluster, config, small_disk, tmp_path):
     events = f"logging.tensorboard_dir={save}/tensorboard"
     job = cluster.submit(tmp_path, SCRIPT, str(config), f"checkpoint.save={save}", events, options=EIGHT, PREFLIGHT="1")
     job.wait_for(lambda: (save / "iter_0000010").is_dir(), "first checkpoint")
-    filler = small_disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(2**16))
-    return job, filler
+    return job, fill(small_disk)
 
 
 def test_disk_full_while_saving(full_from_step_10, small_disk, finish):

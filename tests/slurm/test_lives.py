@@ -58,12 +58,24 @@ def test_paths_of_a_container_are_found_outside_of_it(path, outside):
 )
 def test_lives_without_progress(tmp_path, lines, count):
     (tmp_path / "lives").write_text("".join(f"{line}\n" for line in lines))
-    assert run("lives_without_progress", tmp_path / "lives") == str(count)
+    restarts = max((int(line.split()[0].split(".")[1]) for line in lines), default=-1)
+    assert run("lives_without_progress", tmp_path / "lives", restarts) == str(count)
+
+
+@pytest.mark.parametrize(
+    ("lines", "restarts", "count"), [([], 0, 1), ([], 2, 3), (["7.0 5", "7.1 5"], 3, 4), (["7.0 5", "7.1 10"], 3, 3)]
+)
+def test_lives_that_could_not_be_noted_count(tmp_path, lines, restarts, count):
+    if lines:
+        (tmp_path / "lives").write_text("".join(f"{line}\n" for line in lines))
+    assert run("lives_without_progress", tmp_path / "lives", restarts) == str(count)
 
 
 def test_furthest_start_ignores_interruptions(tmp_path):
     (tmp_path / "lives").write_text("7.0 -1\n7.1 10\n7.1 interrupted\n7.2 5\n")
-    assert run("furthest", tmp_path / "lives") == "10"
+    assert run("furthest", tmp_path / "lives", 5) == "10"
+    assert run("furthest", tmp_path / "lives", 15) == "15"
+    assert run("furthest", tmp_path / "none", -1) == "-1"
 
 
 @pytest.mark.parametrize(
