@@ -326,25 +326,38 @@ def test_the_command_line_tells_a_script_how_the_run_ended(run_config, tmp_path)
 
 
 HANGING = """
-import sys, time
+import os, sys, time
 from megatron_focus import train
 from megatron_focus.training.batch import StepFeeder
+from megatron_focus.training.hang_detection import HangDetection
 
 def never(self, step):
     time.sleep(1000)
 
-StepFeeder.next_step = never
+def late(self, begin=HangDetection.step_begins):
+    time.sleep(3)  # so its time ends later than the other's
+    begin(self)
+
+if os.environ["RANK"] == "1":
+    StepFeeder.next_step = never
+else:
+    HangDetection.step_begins = late
 sys.exit(train.main(sys.argv[1:]))
 """
 
 
-def test_a_hang_shows_where_every_thread_stands_and_ends_the_rank(run_config, tmp_path):
+def test_a_hang_shows_where_all_ranks_stand_and_ends_them(run_config, tmp_path):
     config = run_config()
     config.training.step_timeout_minutes = 0.1
     (tmp_path / "run.yaml").write_text(dump_config(config))
+    (tmp_path / "hanging.py").write_text(HANGING)
     outcome = tmp_path / "outcome.json"
-    command = [sys.executable, "-c", HANGING, str(tmp_path / "run.yaml"), "--outcome", str(outcome)]
+    # It ends all ranks when the first one ends, as srun does.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, str(tmp_path / "hanging.py"), str(tmp_path / "run.yaml"), "--outcome", str(outcome)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
-    assert "Timeout (0:00:06)!" in ended.stderr and "in never" in ended.stderr and "trainer.py" in ended.stderr
+    assert "SIGALRM" in ended.stderr
+    assert ended.stderr.count("Timeout (0:00:06)!") == 2
+    assert ended.stderr.index("in never") < ended.stderr.index("in all_reduce")
     assert not outcome.exists()
