@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(dump_config(config), end="")
             return 0
         _run(config, options.outcome, options.life)
-    except (ValueError, FileNotFoundError, FloatingPointError, SupersededError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, FloatingPointError, SupersededError) as error:
         # The process group is left alone: other ranks may wait in a collective, and the launcher ends them.
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,7 +75,7 @@ def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None
             outcome = trainer.train(stop)
         except SampleError:
             raise
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, PermissionError) as error:
             raise RuntimeError(f"after step {trainer.state.iteration}: {error}") from error  # perhaps not the next time
         if outcome_file is not None:
             outcome.write(outcome_file)

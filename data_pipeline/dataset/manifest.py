@@ -90,6 +90,7 @@ class Manifest:
 
         Raises:
             ValueError: it is not a prepared data set, is not finished, was written by another version, or was changed.
+            OSError: the storage does not answer.
         """
         storage = Storage(str(folder))
         info = _read_info(storage)
@@ -99,7 +100,7 @@ class Manifest:
         except FileNotFoundError as error:
             raise ValueError(f"{file}: no such file; prepare the data set again") from error
         except OSError as error:
-            raise ValueError(f"{file}: cannot be read ({error})") from error
+            raise _unread(file, error) from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != info["manifest_sha256"]:
             raise ValueError(
@@ -159,6 +160,12 @@ class Manifest:
         return self.text_tokens - np.diff(self.first_image)
 
 
+def _unread(file: str, error: OSError) -> OSError:
+    """With the file's name; what may pass and what does not stay different."""
+    kind = PermissionError if isinstance(error, PermissionError) else OSError
+    return kind(f"{file}: cannot be read ({error})")
+
+
 def _read_info(storage: Storage) -> dict[str, Any]:
     file = storage.place("dataset.json")
     try:
@@ -168,7 +175,7 @@ def _read_info(storage: Storage) -> dict[str, Any]:
             f"{file}: no such file; is {storage.folder} a data set that tools/prepare_data.py has finished?"
         ) from error
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error})") from error
+        raise _unread(file, error) from error
     except ValueError as error:
         raise ValueError(f"{file}: broken JSON: {error}") from error
     version = info.get("format_version") if isinstance(info, dict) else None

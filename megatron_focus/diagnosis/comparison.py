@@ -78,10 +78,13 @@ def _files(facts: Sequence[RankFacts], verdict: Verdict) -> None:
     nodes = {rank.node for rank in facts}
     seen: dict[str, list[str]] = {}
     for rank in facts:
-        for message in rank.files:
+        for message in (*rank.files, *rank.storage):
             seen.setdefault(message, []).append(rank.node)
+    may_pass = {message for rank in facts for message in rank.storage}
     for message, where in seen.items():
-        if set(where) == nodes:
+        if set(where) == nodes and message in may_pass:
+            verdict.problem("", f"all nodes: {message}")
+        elif set(where) == nodes:
             verdict.everywhere.append(message)
         else:
             for node in where:

@@ -1,7 +1,7 @@
 """The optional packages: what each enables, and the line that installs it. Standard library alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from megatron_focus.diagnosis.apex import inspect_apex
 from megatron_focus.diagnosis.packages import Package, inspect_packages
@@ -22,6 +22,7 @@ class Component:
     """Of pip."""
 
 
+DALI, DALI_CUDA_12 = "nvidia-dali-cuda130", "nvidia-dali-cuda120"
 COMPONENTS = (
     Component(
         "transformer-engine",
@@ -29,7 +30,7 @@ COMPONENTS = (
         extra="gpu",
         flags="--no-build-isolation ",  # its PyTorch part is compiled against the torch that is there
     ),
-    Component("nvidia-dali-cuda130", "decoding on the GPU (data.decoder=dali)", extra="dali"),
+    Component(DALI, "decoding on the GPU (data.decoder=dali)", extra="dali"),
     Component(
         "flash-attn",
         'attn_implementation="flash_attention_2" in releases',
@@ -58,18 +59,28 @@ def inspect_components(requirements: Sequence[Requirement], torch_cuda: str | No
         requirements: the project's.
         torch_cuda: CUDA version that torch was built with, e.g. ``13.0``; None without.
     """
-    pins = [_pin(component, requirements) for component in COMPONENTS]
-    wanted = [
-        (component.name, pin.versions if pin is not None and pin.name == component.name else "")
-        for component, pin in zip(COMPONENTS, pins, strict=True)
-    ]
-    packages = inspect_packages(wanted)
+    pinned = [built_for(torch_cuda, component, _pin(component, requirements)) for component in COMPONENTS]
+    packages = inspect_packages(
+        [
+            (component.name, pin.versions if pin is not None and pin.name == component.name else "")
+            for component, pin in pinned
+        ]
+    )
     found = [
         FoundComponent(package, component.enables, install_line(component, pin, torch_cuda))
-        for component, pin, package in zip(COMPONENTS, pins, packages, strict=True)
+        for (component, pin), package in zip(pinned, packages, strict=True)
     ]
     package, line = inspect_apex()
     return [found[0], FoundComponent(package, APEX_ENABLES, line), *found[1:]]
+
+
+def built_for(
+    torch_cuda: str | None, component: Component, pin: Requirement | None
+) -> tuple[Component, Requirement | None]:
+    """DALI has a package for each CUDA; the project pins the newer one's version, which the other has as well."""
+    if component.name != DALI or not (torch_cuda or "").startswith("12"):
+        return component, pin
+    return replace(component, name=DALI_CUDA_12), None if pin is None else replace(pin, name=DALI_CUDA_12)
 
 
 def install_line(component: Component, pin: Requirement | None, torch_cuda: str | None) -> str:

@@ -14,3 +14,5 @@ class Finding:
     """The line to type, where there is one."""
     is_problem: bool = True
     """False: worth knowing, nothing depends on it."""
+    may_pass: bool = False
+    """Storage that does not answer, say: a later look may find it in order."""

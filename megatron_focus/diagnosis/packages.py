@@ -17,6 +17,7 @@ _MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "transformer-engine": "transformer_engine.pytorch",
+    "nvidia-dali-cuda120": "nvidia.dali.fn",
     "nvidia-dali-cuda130": "nvidia.dali.fn",
 }
 

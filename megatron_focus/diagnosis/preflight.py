@@ -24,7 +24,7 @@ from megatron_focus.diagnosis.meeting import Meeting, MeetingEnded, MeetingError
 from megatron_focus.diagnosis.rank_facts import RankFacts, collect_facts
 from megatron_focus.diagnosis.shared_folder import check_shared_folder
 from megatron_focus.diagnosis.speed import Speeds, Workload, measure
-from megatron_focus.diagnosis.stragglers import judge_speeds
+from megatron_focus.diagnosis.stragglers import judge_speeds, slow_network
 from megatron_focus.diagnosis.verdict import Verdict
 from megatron_focus.diagnosis.watchdog import Watchdog
 
@@ -172,6 +172,8 @@ def _judge(outcome: Outcome, nodes: list[str], measured: list[list[Any]], limits
     outcome.speeds = [Speeds(**plain) for plain, _ in measured]
     on_gpus = all(rank.gpu for rank in outcome.facts)
     share = GPU_MIN_SHARE if limits.min_share is None and on_gpus else limits.min_share
+    if on_gpus and limits.min_bandwidth is None and (message := slow_network(nodes, outcome.speeds)) is not None:
+        outcome.verdict.warning("", message)
     judge_speeds(outcome.verdict, nodes, outcome.speeds, share, limits.min_bandwidth)
 
 

@@ -25,6 +25,7 @@ def report(outcome: Outcome) -> str:
         lines.append("speeds were not measured: the ranks' libraries or GPUs do not go together")
     if outcome.speeds and not all(rank.gpu for rank in outcome.facts):
         lines.append("without GPUs, speeds are compared only where --min-share asks for it")
+    lines += [f"warning: {message}" for message in outcome.verdict.warnings.get("", [])]
     return "\n".join(lines)
 
 

@@ -48,6 +48,8 @@ class RankFacts:
     """For people."""
     files: list[str] = field(default_factory=list)
     """What is wrong with the run's files, as seen from here."""
+    storage: list[str] = field(default_factory=list)
+    """What could not be seen of them; a later look may find it in order."""
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -62,7 +64,8 @@ def collect_facts(launch: Launch, config: RunConfig) -> RankFacts:
         facts.same |= files.identity
         facts.shown |= files.described
         for finding in files.findings:
-            (facts.files if finding.is_problem else facts.warnings).append(f"{finding.about}: {finding.message}")
+            where = facts.storage if finding.may_pass else facts.files if finding.is_problem else facts.warnings
+            where.append(f"{finding.about}: {finding.message}")
     return facts
 
 

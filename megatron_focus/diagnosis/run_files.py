@@ -19,6 +19,9 @@ from megatron_focus.diagnosis.finding import Finding
 from megatron_focus.diagnosis.machine import GIB, NO_ROOM, NoRoomError, existing_part, free_bytes, size
 from megatron_focus.diagnosis.state_size import checkpoint_bytes, frozen_count, parameter_count
 
+_LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""What stays so until somebody changes it. Other failures of storage may pass."""
+
 
 @dataclass
 class RunFiles:
@@ -55,8 +58,10 @@ def inspect_run_files(config: RunConfig, *, count_parameters: bool) -> RunFiles:
     for key, check in checks.items():
         try:
             check(config, files)
-        except (ValueError, OSError, ImportError) as error:  # a URL's protocol may need a package that is missing
+        except (ValueError, *_LASTING, ImportError) as error:  # a URL's protocol may need a package that is missing
             files.findings.append(Finding(about=key, message=str(error)))
+        except OSError as error:
+            files.findings.append(Finding(about=key, message=str(error), may_pass=True))
     return files
 
 
@@ -92,7 +97,8 @@ def _data(config: RunConfig, files: RunFiles) -> None:
         try:
             found = storage.size(name)
         except OSError as error:
-            raise ValueError(f"{storage.place(name)}: cannot be read ({error})") from error
+            kind = ValueError if isinstance(error, _LASTING) else OSError
+            raise kind(f"{storage.place(name)}: cannot be read ({error})") from error
         if found != sizes[name]:
             raise ValueError(f"{storage.place(name)}: {found:,} bytes, but dataset.json says {sizes[name]:,}")
 
@@ -217,5 +223,5 @@ def _check_writable(folder: str) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        kind = NoRoomError if error.errno in NO_ROOM else ValueError
+        kind = NoRoomError if error.errno in NO_ROOM else ValueError if isinstance(error, _LASTING) else OSError
         raise kind(f"{existing} cannot be written ({error.strerror})") from error

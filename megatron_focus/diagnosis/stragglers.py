@@ -6,6 +6,26 @@ from statistics import median
 from megatron_focus.diagnosis.speed import Speeds
 from megatron_focus.diagnosis.verdict import Verdict
 
+SLOW_NETWORK = 5.0
+"""GB/s between nodes with GPUs. One adapter of 100 Gbit/s gives twice as much; sockets, which NCCL uses where it finds no
+InfiniBand or RoCE, give 1 or 2."""
+
+
+def slow_network(nodes: Sequence[str], speeds: Sequence[Speeds]) -> str | None:
+    """What to say of a network that is slow everywhere, where no node stands out.
+
+    Args:
+        nodes: node of each rank, by rank.
+        speeds: of each rank; of GPUs.
+    """
+    whole = min((speed.whole for speed in speeds if speed.whole is not None), default=None)
+    if whole is None or whole >= SLOW_NETWORK or len(set(nodes)) == 1:
+        return None
+    return (
+        f"all-reduce of the whole job {whole:.2f} GB/s: does NCCL use InfiniBand or RoCE? NCCL_DEBUG=INFO says what it "
+        "finds, NCCL_IB_HCA names the adapters"
+    )
+
 
 def judge_speeds(
     verdict: Verdict,

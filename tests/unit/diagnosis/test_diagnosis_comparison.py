@@ -6,7 +6,7 @@ from megatron_focus.diagnosis.comparison import compare, differing, speed_can_be
 from megatron_focus.diagnosis.pairing import shifts
 from megatron_focus.diagnosis.rank_facts import RankFacts, software
 from megatron_focus.diagnosis.speed import Speeds
-from megatron_focus.diagnosis.stragglers import judge_speeds
+from megatron_focus.diagnosis.stragglers import judge_speeds, slow_network
 from megatron_focus.diagnosis.verdict import Verdict, ranges
 from megatron_focus.diagnosis.watchdog import describe_hang
 
@@ -105,6 +105,15 @@ def test_files_on_one_node_and_on_all():
     assert verdict.line() == "all nodes: data.path: gone"
 
 
+def test_storage_that_does_not_answer_is_not_the_configurations_fault():
+    facts = job()
+    for rank in facts:
+        rank.storage = ["data.path: connection refused"]
+    verdict = compare(facts)
+    assert (verdict.problems, verdict.everywhere) == ({"": ["all nodes: data.path: connection refused"]}, [])
+    assert verdict.line() == "all nodes: data.path: connection refused"
+
+
 def test_nodes_with_the_same_trouble_are_named_together():
     facts = job(nodes=8)
     for rank in (4, 5, 6, 7):
@@ -195,6 +204,14 @@ def test_a_slow_node_within():
     nodes = ["a", "a", "b", "b", "c", "c"]
     speeds = [Speeds(tflops=1.0, within=20.0 if rank == 3 else 200.0) for rank in range(6)]
     assert judged(nodes, speeds) == {"b": ["all-reduce within the node 20.00 GB/s, 10% of the median"]}
+
+
+def test_a_network_that_is_slow_everywhere():
+    nodes, speeds = measured(4)
+    assert slow_network(nodes, speeds) is None
+    speeds[2].whole = 1.5
+    assert "all-reduce of the whole job 1.50 GB/s: does NCCL use InfiniBand" in slow_network(nodes, speeds)
+    assert slow_network(["n0"] * 4, speeds) is None, "one node has no network"
 
 
 def test_absolute_bandwidth():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from megatron_focus.diagnosis.apex import inspect_apex
-from megatron_focus.diagnosis.components import COMPONENTS, install_line
+from megatron_focus.diagnosis.components import COMPONENTS, DALI, built_for, install_line
 from megatron_focus.diagnosis.packages import inspect_package
 from megatron_focus.diagnosis.requirements import parse
 
@@ -89,3 +89,11 @@ def test_install_line_has_the_pin(cuda, extras):
     pin = parse("transformer-engine[pytorch]==2.11.0; extra == 'gpu'")
     expected = f"python -m pip install --no-build-isolation 'transformer-engine{extras}==2.11.0'"
     assert install_line(COMPONENTS[0], pin, cuda) == expected
+
+
+@pytest.mark.parametrize(("cuda", "built"), [("12.8", "120"), ("13.0", "130"), (None, "130")])
+def test_dali_is_the_one_for_torchs_cuda(cuda, built):
+    dali = next(component for component in COMPONENTS if component.name == DALI)
+    component, pin = built_for(cuda, dali, parse(f"{DALI}==2.4.0; extra == 'dali'"))
+    assert component.name == f"nvidia-dali-cuda{built}"
+    assert install_line(component, pin, cuda) == f"python -m pip install 'nvidia-dali-cuda{built}==2.4.0'"

@@ -48,6 +48,17 @@ def test_shards(spoil):
     assert "data.path" in problems(spoil)
 
 
+@pytest.mark.parametrize(("error", "may_pass"), [(OSError("Stale file handle"), True), (PermissionError("no"), False)])
+def test_storage_that_does_not_answer_may_do_so_later(spoil, monkeypatch, error, may_pass):
+    def size(storage, name):
+        raise error
+
+    monkeypatch.setattr(run_files.Storage, "size", size)
+    found = inspect_run_files(load_config(spoil / "config.yaml"), count_parameters=True).findings
+    assert [(f.about, f.is_problem, f.may_pass) for f in found] == [("data.path", True, may_pass)]
+    assert str(error) in found[0].message
+
+
 def test_manifest_and_tokenizer(spoil):
     (spoil / "shards" / "manifest.parquet").write_bytes(b"PAR1")
     (spoil / "tokenizer" / "tokenizer.json").unlink()
