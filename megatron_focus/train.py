@@ -41,13 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--life", help="name of this start of the job, e.g. job id and restart count: an older one may save no more"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     if options.world_size is not None and not options.dry_run:
         parser.error("--world-size goes with --dry-run; a run has the ranks that its launcher starts")
     try:
         config = load_config(options.config, options.overrides)
-        validate(config, options.world_size or world_size_from_launcher())
+        world_size = options.world_size or world_size_from_launcher()
+        validate(config, world_size)
         validate_data(config)
+        if rank_from_launcher() == 0:
+            _describe(config, world_size, all_of_it=options.dry_run)
         if options.dry_run:
             print(dump_config(config), end="")
             return 0
@@ -57,6 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _describe(config: RunConfig, world_size: int, *, all_of_it: bool) -> None:
+    from megatron_focus.planning.summary import idle_ranks, layout_lines  # here, as in _run
+
+    # As comments: what a dry run prints can be run.
+    for line in layout_lines(config, world_size) if all_of_it else ():
+        print(f"# {line}")
+    if (message := idle_ranks(config, world_size)) is not None:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None:

@@ -12,12 +12,12 @@ from data_pipeline.dataset.manifest import Manifest
 from megatron_focus.config.checks.installed import installation_problems
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.config.validation import validate
 from megatron_focus.planning.estimate import estimate
 from megatron_focus.planning.hardware import GPUS, Cluster
 from megatron_focus.planning.remedies import remedies
 from megatron_focus.planning.report import Plan, as_json, report
-from megatron_focus.planning.search import LoadOf, overrides, search
+from megatron_focus.planning.search import LoadOf, layout_refused, overrides, search
+from megatron_focus.planning.typical import TYPICAL
 from megatron_focus.planning.workload import Sample, assumed_sample, manifest_samples, workload
 
 EXAMPLE = """\
@@ -26,8 +26,8 @@ examples:
   python tools/plan.py config.yaml data.path=prepared/mix --sequence-lengths manifest --gpus 16 --gpu h100-80gb \\
       --write-config run.yaml
 
-Exit codes: 0, the configuration's own layout fits; 1, it does not (the report says what would); 2, the configuration
-cannot run anywhere.
+Exit codes: 0, the configuration's own layout fits; 1, it does not, or cannot run on so many GPUs (the report says what
+would); 2, the configuration cannot run in any layout.
 """
 _MANIFEST_BATCHES = 16
 
@@ -40,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
             if file is not None and file.exists():
                 raise ValueError(f"{file} exists; name a new file")
         config = load_config(options.config, options.overrides)
-        validate(config, options.gpus, here=False)
         plan = make_plan(config, options)
         if options.json is not None:
             _write(options.json, json.dumps(as_json(plan), indent=1) + "\n")
@@ -50,31 +49,40 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report(plan, options.top))
-    best = plan.ranked[0].estimate if plan.ranked else plan.own
-    verdict = "fits" if plan.own.fits else "does not fit"
+    best = plan.ranked[0].estimate if plan.ranked else plan.shown
+    fits = plan.own is not None and plan.own.fits
+    verdict = "fits" if fits else "does not fit" if plan.own is not None else "has a layout that cannot run"
     found = (
         f"the best of {len(plan.ranked)} layouts takes {best.time.total:.2f} s a step"
         if best.fits
         else "no layout fits"
     )
     print(f"\n{options.config} {verdict} on {options.gpus} {options.gpu}; {found}")
-    return 0 if plan.own.fits else 1
+    return 0 if fits else 1
 
 
 def make_plan(config: RunConfig, options: argparse.Namespace) -> Plan:
-    """Everything that the report says."""
+    """Everything that the report says.
+
+    Raises:
+        ValueError: the configuration cannot run in any layout.
+    """
+    refused = layout_refused(config, options.gpus)
     cluster = Cluster(gpu=GPUS[options.gpu], gpus=options.gpus, node_size=options.nodes_of)
     load_of = _workloads(config, options)
     load = load_of(config)
-    own = estimate(config, load, cluster)
+    own = estimate(config, load, cluster) if refused is None else None
     ranked = search(config, load_of, cluster)
+    if own is None and not ranked:
+        raise ValueError(refused)
     return Plan(
         title=str(options.config),
         cluster=cluster,
         load=load,
         own=own,
+        refused=refused,
         ranked=ranked,
-        remedies=[] if own.fits else remedies(config, load_of, cluster, ranked),
+        remedies=[] if (own or ranked[0].estimate).fits else remedies(config, load_of, cluster, ranked),
         missing=installation_problems(config),
     )
 
@@ -141,25 +149,27 @@ def _parser() -> argparse.ArgumentParser:
         default="assumed",
         help="lengths of the samples: assumed (see below), or of the data set at data.path (%(default)s)",
     )
-    parser.add_argument("--image", type=_size, default=(480, 640), help="assumed image, WIDTHxHEIGHT (640x480)")
+    parser.add_argument(
+        "--image", type=_size, default=(TYPICAL.height, TYPICAL.width), help="assumed image, WIDTHxHEIGHT (640x480)"
+    )
     parser.add_argument(
         "--text-tokens",
         type=_tokens,
         nargs=3,
         metavar=("ALL", "LEARNT", "USER"),
-        default=(200, 100, 80),
+        default=(TYPICAL.text, TYPICAL.labels, TYPICAL.instruction),
         help="assumed tokens of text of a sample (200 100 80)",
     )
     parser.add_argument(
         "--kept-vision",
         type=_share,
-        default=0.435,
+        default=TYPICAL.kept_vision,
         help="share of the visual tokens that the vision-guided sampler keeps (%(default)s: uniform routing)",
     )
     parser.add_argument(
         "--kept-text",
         type=_share,
-        default=0.75,
+        default=TYPICAL.kept_text,
         help="share of those that the text-guided sampler keeps (%(default)s: the paper's, at gamma 0.85)",
     )
     parser.add_argument("--top", type=_count, default=5, help="layouts in the table (%(default)s)")

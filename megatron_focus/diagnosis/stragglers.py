@@ -7,8 +7,8 @@ from megatron_focus.diagnosis.speed import Speeds
 from megatron_focus.diagnosis.verdict import Verdict
 
 SLOW_NETWORK = 5.0
-"""GB/s between nodes with GPUs. One adapter of 100 Gbit/s gives twice as much; sockets, which NCCL uses where it finds no
-InfiniBand or RoCE, give 1 or 2."""
+"""GB/s between nodes with GPUs. One adapter of 100 Gbit/s gives twice as much; sockets, which NCCL uses where it finds
+no InfiniBand or RoCE, give 1 or 2."""
 
 
 def slow_network(nodes: Sequence[str], speeds: Sequence[Speeds]) -> str | None:

@@ -20,27 +20,36 @@ class Plan:
     title: str
     cluster: Cluster
     load: Workload
-    own: Estimate
-    """The layout that the configuration has."""
+    own: Estimate | None
+    """The layout that the configuration has; None where it cannot run on so many GPUs."""
+    refused: str | None
+    """Why it cannot."""
     ranked: list[Ranked]
     remedies: list[str]
-    """Where the configuration's own layout does not fit."""
+    """Where the layout that is shown does not fit."""
     missing: list[str]
     """What this machine lacks of what the cluster must have."""
+
+    @property
+    def shown(self) -> Estimate:
+        """Its own layout, or else the best."""
+        return self.own or self.ranked[0].estimate
 
 
 def report(plan: Plan, top: int) -> str:
     """The text."""
+    whose = "The configuration's own" if plan.own is not None else "The best"
     lines = [
         f"{plan.title} on {plan.cluster.gpus} x {plan.cluster.gpu.name}, {plan.cluster.node_size} a node",
         *_load_lines(plan),
         "",
-        f"The configuration's own layout: {layout_name(plan.own)}",
-        *estimate_lines(plan.own, plan.cluster),
+        *([plan.refused, ""] if plan.refused is not None else []),
+        f"{whose} layout: {layout_name(plan.shown)}",
+        *estimate_lines(plan.shown, plan.cluster),
     ]
-    if not plan.own.fits:
-        stage = plan.own.memory[plan.own.fullest]
-        lines += [f"  DOES NOT FIT: {gib(stage.total)} of {gib(plan.own.memory_limit)} GiB. It would fit with"]
+    if not plan.shown.fits:
+        stage = plan.shown.memory[plan.shown.fullest]
+        lines += [f"  DOES NOT FIT: {gib(stage.total)} of {gib(plan.shown.memory_limit)} GiB. It would fit with"]
         lines += [f"    {remedy}" for remedy in plan.remedies] or ["    nothing that was tried"]
     lines += ["", *_ranking_lines(plan, top)]
     lines += ["", "Assumed, not measured:", *(f"  {line}" for line in plan.cluster.assumptions.lines())]
@@ -111,8 +120,8 @@ def _balance_lines(found: Estimate, cluster: Cluster) -> list[str]:
 
 def _load_lines(plan: Plan) -> list[str]:
     mean, worst = plan.load.mean, plan.load.worst
-    model = plan.own.config.model
-    whole = plan.own.config.parallel
+    model = plan.shown.config.model
+    whole = plan.shown.config.parallel
     chunk = chunks_of([model.language.num_layers])[0]
     single = type(whole)(tensor_model_parallel_size=1)
     count = sum(sum(sizes) for sizes in chunk_parameters(model, single, chunk).values())
@@ -160,7 +169,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "node_size": plan.cluster.node_size,
         "assumptions": asdict(plan.cluster.assumptions),
         "workload": asdict(plan.load),
-        "own": estimate_json(plan.own),
+        "own": estimate_json(plan.own) if plan.own is not None else None,
+        "refused": plan.refused,
         "ranked": [{"reason": each.reason, **estimate_json(each.estimate)} for each in plan.ranked],
         "remedies": plan.remedies,
         "not_installed_here": plan.missing,

@@ -40,6 +40,31 @@ LoadOf = Callable[[RunConfig], Workload]
 """The rows of a configuration's steps."""
 
 
+def layout_refused(config: RunConfig, gpus: int) -> str | None:
+    """Why the configuration's own layout cannot run on so many GPUs; None if it can.
+
+    Raises:
+        ValueError: more than its layout is wrong.
+    """
+    try:
+        validate(config, gpus, here=False)
+    except ValueError as refusal:
+        single = replace(
+            config.parallel,
+            tensor_model_parallel_size=1,
+            pipeline_model_parallel_size=1,
+            virtual_pipeline_model_parallel_size=None,
+            pipeline_model_parallel_layout=None,
+            sequence_parallel=False,
+        )
+        try:
+            validate(replace(config, parallel=single), gpus, here=False)
+        except ValueError:
+            raise refusal from None
+        return str(refusal).replace("the configuration cannot run", "The configuration's own layout cannot run")
+    return None
+
+
 def search(config: RunConfig, load_of: LoadOf, cluster: Cluster, *, frugal: bool = False) -> list[Ranked]:
     """The best variant of each TP x PP x VPP, those that fit first, by step time; then by what they lack.
 
@@ -127,13 +152,24 @@ def _grids(config: RunConfig, cluster: Cluster, frugal: bool) -> Iterator[Parall
 
 
 def _even_rows(config: RunConfig, parallel: ParallelConfig, cluster: Cluster) -> RunConfig:
-    """As many rows as divide over the replicas, and for the interleaved schedule over the stages of each."""
-    pp = parallel.pipeline_model_parallel_size
-    replicas = cluster.gpus // (parallel.tensor_model_parallel_size * pp)
-    batch = config.training.global_batch_size
-    wanted = [replicas * pp] if parallel.virtual_pipeline_model_parallel_size else []
-    rows = next((multiple for multiple in [*wanted, replicas] if multiple <= batch), config.data.rows_multiple_of)
+    replicas = cluster.gpus // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
+    rows = rows_that_divide(parallel, replicas, config.training.global_batch_size) or config.data.rows_multiple_of
     return replace(config, data=replace(config.data, rows_multiple_of=rows))
+
+
+def rows_that_divide(parallel: ParallelConfig, replicas: int, batch: int) -> int | None:
+    """As many rows as divide over the replicas, and for the interleaved schedule over the stages of each.
+
+    Args:
+        parallel: the layout.
+        replicas: data-parallel ranks.
+        batch: samples of a step, each of which may be a row.
+
+    Returns:
+        what ``data.rows_multiple_of`` should be a multiple of; None where there are fewer samples than replicas.
+    """
+    stages = parallel.pipeline_model_parallel_size if parallel.virtual_pipeline_model_parallel_size else 1
+    return next((multiple for multiple in (replicas * stages, replicas) if multiple <= batch), None)
 
 
 def _split(config: RunConfig, parallel: ParallelConfig) -> RunConfig:

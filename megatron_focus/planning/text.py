@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 
+from megatron_focus.config.schema import ParallelConfig
 from megatron_focus.planning.estimate import Estimate
 from megatron_focus.planning.hardware import GIB
 
 
 def layout_name(found: Estimate) -> str:
     """e.g. ``TP 4 x PP 4 x VPP 2 x DP 4, SP, full recomputation``."""
-    parallel = found.config.parallel
+    return name_of(found.config.parallel, found.data_parallel_size)
+
+
+def name_of(parallel: ParallelConfig, data_parallel_size: int) -> str:
+    """The same of a layout that nothing was estimated of."""
     parts = [f"TP {parallel.tensor_model_parallel_size}", f"PP {parallel.pipeline_model_parallel_size}"]
     if parallel.virtual_pipeline_model_parallel_size:
         parts.append(f"VPP {parallel.virtual_pipeline_model_parallel_size}")
-    name = " x ".join([*parts, f"DP {found.data_parallel_size}"])
+    name = " x ".join([*parts, f"DP {data_parallel_size}"])
     if parallel.sequence_parallel:
         name += ", SP"
     return name + f", {parallel.recompute_granularity or 'no'} recomputation"

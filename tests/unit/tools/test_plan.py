@@ -52,6 +52,17 @@ def test_overrides_change_the_plan(config, capsys):
     assert "own layout: TP 1 x PP 2 x DP 2" in capsys.readouterr().out
 
 
+def test_a_layout_that_cannot_run_is_replaced_by_those_that_can(config, tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    assert main([str(config), "parallel.tensor_model_parallel_size=8", *ON, "--json", str(file)]) == 1
+    said = capsys.readouterr().out
+    assert "own layout cannot run:\n  - 4 ranks cannot be divided into parallel.tensor_model_parallel_size=8" in said
+    assert "The best layout: TP 1 x PP 1 x DP 4" in said and "Best layouts:" in said
+    assert f"{config} has a layout that cannot run on 4 a100-80gb; the best of " in said.splitlines()[-1]
+    plan = json.loads(file.read_text())
+    assert plan["own"] is None and plan["ranked"]
+
+
 def test_what_does_not_fit_is_exit_code_1_with_what_would(config, capsys):
     assert main([str(config), "model.language.num_layers=64", "model.language.hidden_size=8192", *ON]) == 1
     said = capsys.readouterr().out
@@ -87,7 +98,7 @@ def test_nothing_is_written_where_no_layout_fits(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["parallel.tensor_model_parallel_size=3"], "cannot be divided"),
+        (["parallel.context_parallel_size=2"], "over ranks, but each sample drops other tokens"),
         (["model.wrong=1"], "wrong"),
         (["--sequence-lengths", "manifest"], "data.path is not set"),
         (["data.max_sequence_length=1000"], "2540 tokens, more than data.max_sequence_length=1000"),

@@ -22,6 +22,21 @@ def test_dry_run_prints_the_resolved_configuration(tmp_path, capsys):
     assert (again.training.train_iters, again.optimizer.lr, again.data.path) == (3, 3e-4, "shards")
 
 
+def test_dry_run_says_what_the_layout_needs(tmp_path, capsys):
+    uneven = ["training.global_batch_size=32", "data.rows_multiple_of=3"]
+    assert main([config_file(tmp_path), *DATA, *uneven, "--dry-run", "--world-size", "8"]) == 0
+    said = capsys.readouterr()
+    first, second = said.out.splitlines()[:2]
+    assert first.startswith(
+        "# 8 ranks: TP 1 x PP 1 x DP 8, no recomputation; 32 samples a step, packed into a multiple"
+    )
+    assert second.startswith("# the fullest rank needs about ")
+    assert said.err.startswith("warning: data.rows_multiple_of=3: rows do not divide evenly over 8 data-parallel ranks")
+    assert "set data.rows_multiple_of=8" in said.err
+    assert main([config_file(tmp_path), *DATA, "data.rows_multiple_of=8", "--dry-run", "--world-size", "8"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
