@@ -18,8 +18,8 @@ from megatron_focus.diagnosis.preflight import (
 from megatron_focus.diagnosis.preflight_report import report, summary
 
 EXAMPLE = """\
-example, in an allocation, with one process per GPU and the variables that the trainer takes as well:
-  srun python -m tools.preflight examples/paper/finetune.yaml --min-bandwidth 40
+example, in an allocation, one process per GPU:
+  srun --ntasks-per-node=8 --gpus-per-node=8 python tools/preflight.py examples/paper/finetune.yaml --min-bandwidth 40
 on one machine:
   torchrun --nproc_per_node=2 -m tools.preflight examples/quickstart/config.yaml
 

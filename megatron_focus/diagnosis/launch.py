@@ -30,12 +30,15 @@ class Launch:
 
 
 def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Read what srun's or torchrun's variables say.
+    """Read what torchrun's variables say, or the trainer's, and without them Slurm's.
 
     Raises:
         ValueError: one is missing or no number; names it. One process that takes itself for the whole job would find
             everything in order.
     """
+    nodes = expand_hostlist(environment.get("SLURM_JOB_NODELIST", ""))
+    if "RANK" not in environment and "SLURM_PROCID" in environment and nodes:
+        environment = {**environment, **_as_torch_calls_it(environment, nodes)}
     numbers = {}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         if not (value := environment.get(name, "")).isdecimal():
@@ -49,9 +52,20 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         **numbers,
         master_addr=environment["MASTER_ADDR"],
         node=environment.get("SLURMD_NODENAME") or socket.gethostname(),
-        allocated=tuple(expand_hostlist(environment.get("SLURM_JOB_NODELIST", ""))),
+        allocated=tuple(nodes),
         has_agent_store=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
+
+
+def _as_torch_calls_it(environment: Mapping[str, str], nodes: list[str]) -> dict[str, str]:
+    """What ``slurm/train.sh`` and ``rank.sh`` set, for a task that srun started without them."""
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment.get("SLURM_NTASKS", ""),
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", ""),
+        "MASTER_ADDR": nodes[0],
+        "MASTER_PORT": str(20000 + int(environment.get("SLURM_JOB_ID", "0")) % 10000),
+    }
 
 
 def expand_hostlist(hostlist: str) -> list[str]:

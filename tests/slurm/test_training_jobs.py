@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 
 import pytest
 
+from tests.slurm.cluster import ROOT
 from tests.slurm.conftest import EIGHT
 
 pytestmark = pytest.mark.slow
@@ -24,9 +26,15 @@ def test_trains_on_eight_nodes(undisturbed):
     assert sorted(undisturbed.steps) == list(range(1, 41))
     # The resolved configuration and the verdict on the nodes come before the first step.
     before = undisturbed.log.split("step 1/40")[0]
-    assert "train_iters: 40" in before
+    assert "# 8 ranks: TP 1 x PP 1 x DP 8" in before and "train_iters: 40" in before
     assert re.search(r"^preflight: 8 nodes, 8 processes without GPUs, all good", before, re.MULTILINE)
     assert "step 40/40" in (undisturbed.logs / "rank-0.log").read_text()
+
+
+def test_the_check_of_the_nodes_alone(cluster, config):
+    tasks = ("srun", "--nodes=2", "--ntasks-per-node=2", "--overcommit")
+    said = cluster.ask(*tasks, sys.executable, str(ROOT / "tools" / "preflight.py"), str(config))
+    assert said.splitlines()[-1].startswith("preflight: 2 nodes, 4 processes without GPUs, all good")
 
 
 def test_preempted_job_saves_goes_back_and_continues(cluster, config, undisturbed, tmp_path, fault_table):

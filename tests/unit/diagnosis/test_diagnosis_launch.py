@@ -35,6 +35,14 @@ def test_launch():
     assert (launch.rank, launch.local_rank, launch.node, launch.allocated) == (3, 1, "n1", ("n0", "n1"))
 
 
+def test_a_task_of_srun_needs_nothing_else():
+    task = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "n[0-1]"}
+    launch = read_launch(task | {"SLURM_JOB_ID": "10007"})
+    assert (launch.rank, launch.world_size, launch.local_rank) == (3, 4, 1)
+    assert (launch.master_addr, launch.master_port) == ("n0", 20007)
+    assert read_launch(task | GOOD | {"RANK": "2"}).rank == 2, "torchrun in a job says more"
+
+
 @pytest.mark.parametrize(("name", "value"), [("RANK", ""), ("RANK", "4"), ("LOCAL_RANK", "x"), ("MASTER_ADDR", "")])
 def test_a_process_that_does_not_know_its_place(name, value):
     with pytest.raises(ValueError, match=name):

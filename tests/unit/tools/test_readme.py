@@ -12,7 +12,7 @@ from megatron_focus.config.loading import load_config
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN = "\n".join([*re.findall(r"```bash\n(.*?)```", TEXT, re.S), *re.findall(r"`(python [^`]+)`", TEXT)])
+SHOWN = "\n".join([*re.findall(r"```bash\n(.*?)```", TEXT, re.S), *re.findall(r"`(?:srun .*)?(python [^`]+)`", TEXT)])
 COMMANDS = [shlex.split(line, comments=True) for line in SHOWN.replace("\\\n", " ").splitlines()]
 WORDS = [word for command in COMMANDS for word in command]
 TOOLS = sorted({word for word in WORDS if re.fullmatch(r"tools/\w+\.py", word)})
