@@ -23,15 +23,15 @@ VISION_TOWER: Rules = (("vision_model.", "model.vision_tower."), ("", "model.vis
 LLAVA_NEXT: Rules = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
-    ("vision_tower.", "model.vision_tower."),
+    ("vision_tower.vision_model.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("image_newline", "model.image_newline"),
 )
-"""LLaVA-NeXT in the layout of ``llava-hf``, as transformers writes it."""
+"""LLaVA-NeXT in the layout of ``llava-hf``, which transformers 4 and 5 read."""
 
-EARLIER_LLAVA_NEXT: Rules = (
-    ("vision_tower.vision_model.", "model.vision_tower."),
+ANY_LLAVA_NEXT: Rules = (
     *LLAVA_NEXT,
+    ("vision_tower.", "model.vision_tower."),
     ("model.vision_tower.vision_model.", "model.vision_tower."),
     ("model.", "model."),
     ("lm_head.", "lm_head."),

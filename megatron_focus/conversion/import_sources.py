@@ -9,7 +9,7 @@ from transformers import AutoConfig, LlavaNextConfig, PretrainedConfig
 from megatron_focus.config.schema import ModelConfig, TextSamplerConfig, VisionSamplerConfig
 from megatron_focus.conversion.architecture import check_llava_next, language_config, model_type, vision_config
 from megatron_focus.conversion.hf_names import (
-    EARLIER_LLAVA_NEXT,
+    ANY_LLAVA_NEXT,
     LANGUAGE_MODEL,
     RELEASE,
     VISION_TOWER,
@@ -80,7 +80,7 @@ def whole_model(folder: Path) -> ImportSource:
     """
     kind = model_type(folder)
     if kind == "llava_next":
-        config, rules, samplers = _config(LlavaNextConfig, folder), EARLIER_LLAVA_NEXT, {}
+        config, rules, samplers = _config(LlavaNextConfig, folder), ANY_LLAVA_NEXT, {}
     elif kind == "focus_llava":
         config, rules = _config(FocusLlavaConfig, folder), RELEASE
         samplers = _samplers(config)

@@ -86,7 +86,7 @@ def test_language_model_and_tower_come_back_bit_exact(name, tmp_path):
 
 
 def test_llava_next_comes_back_as_llava_next(tmp_path):
-    """Every tensor, the names transformers gives them, and the logits: no tolerance, as nothing is computed between."""
+    """Every tensor, the published names, and the logits: no tolerance, as nothing is computed between."""
     folder = hf_folders.write_llava_next(tmp_path / "llava")
     off = ["model.vision_sampler.enabled=false", "model.text_sampler.mode='off'"]
     arguments = ["--model", str(folder), "--output", str(tmp_path / "imported"), "--quiet"]
@@ -95,7 +95,7 @@ def test_llava_next_comes_back_as_llava_next(tmp_path):
     assert export_hf(["--checkpoint", str(trained), "--output", str(release), "--format", "llava-next"]) == 0
     before, after = _tensors(folder), _tensors(release)
     assert before.keys() == after.keys()
-    unread = ("vision_tower.encoder.layers.2.", "vision_tower.post_layernorm.")
+    unread = ("vision_tower.vision_model.encoder.layers.2.", "vision_tower.vision_model.post_layernorm.")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if not name.startswith(unread))
 
     plan = plan_tiles(100, 60, GEOMETRY)

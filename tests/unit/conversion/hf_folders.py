@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -102,7 +103,10 @@ def write_tower(folder: Path, whole: bool = False, dtype: torch.dtype = torch.fl
 
 
 def write_llava_next(folder: Path, family: str = "llama", **changes) -> Path:
-    """A stock LLaVA-NeXT whose embedding has rows for image and pad already, with its tokenizer."""
+    """A stock LLaVA-NeXT whose embedding has rows for image and pad already, with its tokenizer.
+
+    Its tensors have the names of ``llava-hf``'s folders, which transformers 5 reads and no longer writes.
+    """
     tied = bool(changes.get("tie_word_embeddings", False))
     config = LlavaNextConfig(
         vision_config=vision_settings() | {"model_type": "clip_vision_model"},
@@ -112,5 +116,15 @@ def write_llava_next(folder: Path, family: str = "llama", **changes) -> Path:
         tie_word_embeddings=tied,
     )
     lively(LlavaNextForConditionalGeneration(config), seed=3).save_pretrained(folder)
+    rename_tensors(folder, "vision_tower.", "vision_tower.vision_model.")
     write_tokenizer(folder)
     return folder
+
+
+def rename_tensors(folder: Path, begin: str, other: str) -> None:
+    """Let the names in a folder of one shard that begin with ``begin`` begin with ``other``."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    renamed = {other + n.removeprefix(begin) if n.startswith(begin) else n: t for n, t in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, path, metadata={"format": "pt"})

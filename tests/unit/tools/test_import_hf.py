@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_focus.config.loading import load_config
-from megatron_focus.conversion.checkpoint_reader import CheckpointTensors
+from megatron_focus.conversion.checkpoint_reader import CheckpointTensors, read_model
 from tests.unit.conversion import hf_folders
 from tests.unit.conversion.hf_folders import OVERRIDES, ROWS
 from tools.export_hf import main as export_hf
@@ -98,6 +98,34 @@ def test_the_same_seed_draws_the_same(published, tmp_path):
         assert main([*arguments, f"training.seed={seed}"]) == 0
         drawn.append(CheckpointTensors(tmp_path / name / "iter_0000000").read("vision_sampler.selector.weight"))
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        {"vision_tower.vision_model.": "vision_tower."},
+        {
+            "vision_tower.vision_model.": "model.vision_tower.",
+            "language_model.model.": "model.language_model.",
+            "language_model.lm_head.": "lm_head.",
+            "multi_modal_projector.": "model.multi_modal_projector.",
+            "image_newline": "model.image_newline",
+        },
+        {"vision_tower.": "model.vision_tower."},
+    ],
+    ids=["transformers 5 on disk", "its modules", "transformers 4.52's modules"],
+)
+def test_every_spelling_of_llava_next(folders, published, tmp_path, spelling):
+    """What is read is the same as from a folder with the published names."""
+    for begin, other in spelling.items():
+        hf_folders.rename_tensors(folders / "llava", begin, other)
+    imported = []
+    for source, out in ((published, "one"), (folders, "two")):
+        arguments = ["--model", str(source / "llava"), "--output", str(tmp_path / out), "--quiet", *OVERRIDES]
+        assert main(arguments) == 0
+        imported.append(read_model(tmp_path / out / "iter_0000000"))
+    assert imported[0].keys() == imported[1].keys()
+    assert all(torch.equal(tensor, imported[1][name]) for name, tensor in imported[0].items())
 
 
 def test_existing_output(folders, capsys):
