@@ -50,12 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         folder = CheckpointStore(options.checkpoint).latest() or options.checkpoint
+        tensors = CheckpointTensors(folder)
         config = load_config(folder / CONFIG_FILE)
         tokenizer_folder = options.tokenizer or config.data.tokenizer
         if tokenizer_folder is None:
             raise ValueError(f"{folder / CONFIG_FILE}: data.tokenizer is not set; give --tokenizer")
         parameters = write_release(
-            CheckpointTensors(folder),
+            tensors,
             model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template),
             tokenizer_folder,
             options.output,

@@ -64,6 +64,43 @@ def damaged_files(folder: Path) -> list[str]:
     return [f"{name} is not what was written" for name in guilty]
 
 
+class CheckedFiles:
+    """The files of a checkpoint, each compared with its sum before it is used, by a single process.
+
+    A checkpoint without sums, such as an imported one, has nothing to be compared with.
+
+    Raises:
+        ValueError: the sums cannot be used; names the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._good = folder, set[str]()
+        self._sums, problem = _sums_of(folder)
+        if problem is not None:
+            raise ValueError(f"{folder} is damaged: {problem}")
+
+    def names(self) -> list[str]:
+        """Every file that has a sum."""
+        return sorted(self._sums)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Read those of ``names`` that were not read before, and compare them.
+
+        Raises:
+            ValueError: a file is missing, not what was written or without a sum; names it.
+            OSError: a file cannot be read.
+        """
+        for name in sorted(set(names) - self._good) if self._sums else ():
+            if name not in self._sums:
+                raise ValueError(f"{self._folder} is damaged: {SUMS_FILE} does not list {name}")
+            changed, unreadable = _compare(self._folder, self._sums, [name])
+            if unreadable:
+                raise OSError(f"{self._folder} cannot be read: {unreadable[0]}")
+            if changed:
+                raise ValueError(f"{self._folder} is damaged: {name} is not what was written")
+            self._good.add(name)
+
+
 def _sums_of(folder: Path) -> tuple[dict[str, str], str | None]:
     """The sums, and what is wrong with them."""
     if not (folder / SUMS_FILE).exists():

@@ -1,6 +1,8 @@
 """Whole tensors of a distributed checkpoint, whatever the layout it was written at, one at a time.
 
-PyTorch's own reader assembles them, so neither Megatron nor a process group is needed.
+PyTorch's own reader assembles them, so neither Megatron nor a process group is needed. It does not notice a changed
+byte, so a file that has a checksum is read whole before the first tensor is taken from it. For a large model that is a
+long second reading, of the optimizer's state as well; a wrong weight in a release, which nobody would find, costs more.
 """
 
 import math
@@ -15,23 +17,29 @@ from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, L
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from megatron_focus.checkpoint.checksums import CheckedFiles
 from megatron_focus.conversion.stored_names import stored_name, table_names
 from megatron_focus.conversion.tensor_source import TensorInfo
 
 _OPTIMIZER = "optimizer."
+_TENSORS = ".distcp"
 
 
 class CheckpointTensors:
     """The model's weights in a complete checkpoint (``iter_0000500``), by the parameter table's names.
 
+    The files that hold no tensors, the configuration among them, are compared with their checksums here.
+
     Raises:
-        ValueError: the folder is not a complete checkpoint.
+        ValueError: the folder is not a complete checkpoint, or one of those files is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         if not (folder / ".metadata").is_file():
             raise ValueError(f"{folder} is not a complete checkpoint: it has no .metadata")
         self.folder = folder
+        self._files = CheckedFiles(folder)
+        self._files.check(name for name in self._files.names() if not name.endswith(_TENSORS))
         self._reader = FileSystemReader(folder)
         try:
             self._metadata = self._reader.read_metadata()
@@ -45,7 +53,11 @@ class CheckpointTensors:
         return self._infos
 
     def read(self, name: str) -> Tensor:
-        """See ``TensorSource``. Takes the tensor's size, and that of its largest stored piece if there are several."""
+        """See ``TensorSource``. Takes the tensor's size, and that of its largest stored piece if there are several.
+
+        Raises:
+            ValueError: the tensor cannot be read, or a file that it lies in is not what was written.
+        """
         place, info = stored_name(name), self._infos[name]
         start, size = [0] * len(info.shape), list(info.shape)
         if place.layer is not None:
@@ -57,6 +69,7 @@ class CheckpointTensors:
         covered, wanted = sum(math.prod(item.lengths) for item in plan.items), math.prod(size)
         if covered != wanted:
             raise ValueError(f"{self.folder}: {place.key} is incomplete: {covered} of {wanted} elements are stored")
+        self._files.check(self._metadata.storage_data[item.storage_index].relative_path for item in plan.items)
         try:
             self._reader.read_data(plan, planner).wait()
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
