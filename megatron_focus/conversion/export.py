@@ -76,6 +76,7 @@ def write_release(
     infos |= {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in filler.items()}
     rename = llava_next_name if stock else str
     infos = {rename(name): info for name, info in infos.items()}
+    readme = model_card(facts, card or CardFacts(), stock=stock)
 
     num_bytes = sum(math.prod(info.shape) * info.dtype.itemsize for info in infos.values())
     bar = tqdm(total=num_bytes, desc="exporting", unit="B", unit_scale=True, disable=not progress, smoothing=0.1)
@@ -90,7 +91,7 @@ def write_release(
             _copy_code(folder)
         processor.save_pretrained(folder)
         generation_config(facts).save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(facts, card or CardFacts(), stock=stock), encoding="utf-8")
+        (folder / "README.md").write_text(readme, encoding="utf-8")
     return sum(math.prod(entry.shape) for entry in table)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_focus.conversion.model_facts import ModelFacts
+from megatron_focus.diagnosis.requirements import project_requirements
 
 PARTS = ("model", "language-model", "vision-tower", "data")
 """What a licence line can be about."""
@@ -85,15 +86,20 @@ def _numbers(path: Path, key: str, value: Any) -> dict[str, float]:
 
 
 def model_card(facts: ModelFacts, card: CardFacts, *, stock: bool) -> str:
-    """The text of ``README.md``; ``stock`` for a folder that transformers' own LLaVA-NeXT loads."""
+    """The text of ``README.md``; ``stock`` for a folder that transformers' own LLaVA-NeXT loads.
+
+    Raises:
+        ValueError: the project's requirements, which name the versions that were tested, are not there.
+    """
     head = {"library_name": "transformers", "pipeline_tag": "image-text-to-text"}
     if "model" in card.licenses:
         head["license"] = card.licenses["model"]
     tags = ["llava_next"] if stock else ["focus_llava", "llava_next"]
     lines = ["---", *(f"{key}: {json.dumps(v) if ':' in v else v}" for key, v in head.items()), "tags:"]
     lines += [*(f"- {tag}" for tag in tags), "---", "", "# FocusLLaVA", "", _summary(facts, stock), "", "## Use", ""]
-    needs = "" if stock else " The code beside the weights needs nothing else."
-    lines += [f"Needs `torch`, `transformers` and `pillow`.{needs}", ""]
+    (tested,) = (r.line for r in project_requirements() if r.name == "transformers" and r.extra is None)
+    code = "" if stock else " Older versions are refused. The code beside the weights needs nothing else."
+    lines += [f"Needs `torch`, `transformers` and `pillow`; tested with `{tested}`.{code}", ""]
     lines += [_USE.format(remote="" if stock else "trust_remote_code=True, ")]
     lines += [] if stock else [_FOCUS]
     for title, unit, table in (

@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from transformers import LlavaNextConfig
+import transformers
+
+OLDEST_TRANSFORMERS = (5, 17)
+"""Oldest version that the project's requirements name; newer ones than those are not refused."""
+
+# This file is loaded first. With an older version one of the others fails, or computes something else.
+if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_TRANSFORMERS:
+    raise ImportError(
+        f"this FocusLLaVA model needs transformers {'.'.join(map(str, OLDEST_TRANSFORMERS))} or newer; "
+        f"{transformers.__version__} is installed"
+    )
+
+from transformers import LlavaNextConfig  # noqa: E402
 
 TEXT_MODEL_TYPES = ("llama", "qwen2", "mistral")
 

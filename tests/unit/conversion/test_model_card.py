@@ -1,6 +1,8 @@
 """The model card: front matter that parses, and the sections that were asked for."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -33,6 +35,15 @@ def test_nothing_is_said_that_was_not_given():
     text = model_card(tiny_facts(), CardFacts(), stock=False)
     assert "trust_remote_code=True" in text
     assert not any(title in text for title in ("## Results", "## Licences", "## Training", "## Visual tokens"))
+
+
+def test_versions_of_transformers():
+    source = (Path(__file__).parents[3] / "setup.py").read_text()
+    (tested,) = re.findall(r'"(transformers[<>=][^"]*)"', source)
+    for stock in (False, True):
+        text = model_card(tiny_facts(), CardFacts(), stock=stock)
+        assert f"tested with `{tested}`" in text
+        assert ("Older versions are refused" in text) == (not stock)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """Validation of the release's configuration, and what its code may import."""
 
 import ast
+import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import transformers
 
 import megatron_focus.release
-from megatron_focus.release.configuration_focus_llava import FocusLlavaConfig
+from megatron_focus.diagnosis.requirements import project_requirements
+from megatron_focus.release.configuration_focus_llava import OLDEST_TRANSFORMERS, FocusLlavaConfig
 from tests.unit.release import tiny_models as tiny
 
 
@@ -75,6 +79,30 @@ def test_round_trip(tmp_path):
     assert again.text_sampler == config.text_sampler
     assert again.instruction_start_token_ids == tiny.USER_START
     assert again.image_token_id == tiny.IMAGE
+
+
+CONFIGURATION = Path(megatron_focus.release.__path__[0]) / "configuration_focus_llava.py"
+
+
+@pytest.mark.parametrize("version", ["3.5.1", "4.57.6", "5.16.1"])
+def test_transformers_that_are_too_old(monkeypatch, version):
+    """Said before anything is imported from them that they may not have."""
+    old = ModuleType("transformers")
+    old.__version__ = version
+    monkeypatch.setitem(sys.modules, "transformers", old)
+    with pytest.raises(ImportError, match=rf"needs transformers 5\.17 or newer; {version} is installed"):
+        runpy.run_path(str(CONFIGURATION))
+
+
+@pytest.mark.parametrize("version", ["5.17.0", "5.17.0.dev0", "5.100.0", "6.0.0rc1", "10.0.0"])
+def test_transformers_that_are_new_enough(monkeypatch, version):
+    monkeypatch.setattr(transformers, "__version__", version)
+    assert "FocusLlavaConfig" in runpy.run_path(str(CONFIGURATION))
+
+
+def test_the_oldest_transformers_are_those_of_the_requirements():
+    (versions,) = (r.versions for r in project_requirements() if r.name == "transformers" and r.extra is None)
+    assert versions.startswith(f">={'.'.join(map(str, OLDEST_TRANSFORMERS))},")
 
 
 def test_code_imports_only_what_a_user_has():
