@@ -16,7 +16,12 @@ from megatron_focus.conversion.model_card import CardFacts, model_card
 from megatron_focus.conversion.model_facts import ModelFacts
 from megatron_focus.conversion.new_folder import new_folder
 from megatron_focus.conversion.parameter_table import Entry, parameter_table, unused_vision_tensors
-from megatron_focus.conversion.release_config import generation_config, llava_next_config, release_config
+from megatron_focus.conversion.release_config import (
+    generation_config,
+    llava_next_config,
+    llava_next_json,
+    release_config,
+)
 from megatron_focus.conversion.release_processor import release_processor
 from megatron_focus.conversion.safetensors_writer import SafetensorsWriter
 from megatron_focus.conversion.tensor_source import TensorInfo, TensorSource, check_tensors
@@ -86,7 +91,8 @@ def write_release(
                 bar.update(writer.write(rename(name), tensor.to(infos[rename(name)].dtype)))
             for name, tensor in filler.items():
                 bar.update(writer.write(rename(name), tensor))
-        (folder / "config.json").write_text(config.to_json_string(), encoding="utf-8")
+        content = llava_next_json(config) if stock else config.to_json_string()
+        (folder / "config.json").write_text(content, encoding="utf-8")
         if not stock:
             _copy_code(folder)
         processor.save_pretrained(folder)
