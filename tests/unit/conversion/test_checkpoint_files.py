@@ -11,26 +11,14 @@ from megatron_focus.conversion.initial_values import initial_value
 from megatron_focus.conversion.parameter_table import parameter_table
 from megatron_focus.conversion.stored_names import stored_name, table_names
 from tests.tiny import tiny_model
+from tests.unit.conversion.tiny_checkpoint import pieces_of, write_state
 from tests.unit.conversion.tiny_facts import random_state, tiny_facts
-
-
-def pieces_of(state, rows=1000):
-    """Each tensor in pieces of so many rows."""
-    pieces = []
-    for name, tensor in state.items():
-        for start, part in zip(range(0, len(tensor), rows), tensor.split(rows), strict=True):
-            size = {"shape": tuple(tensor.shape), "first_row": start, "rows": len(part), "dtype": tensor.dtype}
-            pieces.append(Piece(name=name, build=lambda part=part: part, **size))
-    return pieces
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     state = random_state(tiny_facts())
-    depths = {stored_name(name).key: 4 if name.startswith("decoder") else 2 for name in state if "layers" in name}
-    taken = []
-    write_pieces(tmp_path, pieces_of(state, rows=50), depths, taken.append)
-    assert sum(taken) == sum(tensor.nbytes for tensor in state.values())
+    assert write_state(tmp_path, state, rows=50) == sum(tensor.nbytes for tensor in state.values())
     return tmp_path, state
 
 

@@ -16,13 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
-from data_pipeline.conversations.rendering import Renderer
-from data_pipeline.conversations.tokenizer import train_tokenizer
 from megatron_focus.conversion.export import write_release
-from megatron_focus.conversion.parameter_table import hf_to_megatron, megatron_to_hf
+from megatron_focus.conversion.parameter_table import megatron_to_hf
 from megatron_focus.release.configuration_focus_llava import FocusLlavaConfig
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
 from tests.unit.conversion.tiny_facts import InMemory, random_state, tiny_facts
+from tests.unit.conversion.tiny_release import facts_for, lively_state, write_tokenizer
 from tests.unit.release import tiny_models as tiny
 
 USER_SCRIPT = r"""
@@ -77,34 +76,17 @@ facts = {
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(["what is it? a cat and a dog, two of them."] * 4, tiny.VOCAB, folder)
-    return folder
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
 def facts(tokenizer_folder):
-    from data_pipeline.conversations.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(tokenizer_folder)
-    renderer = Renderer(tokenizer, "vicuna")
-    start, end = renderer.instruction_markers()
-    return tiny_facts(
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_ids=tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"]),
-        instruction_start_token_ids=start,
-        instruction_end_token_ids=end,
-        chat_template=renderer.chat_template,
-    )
+    return facts_for(tokenizer_folder)
 
 
 @pytest.fixture(scope="module")
 def state(facts):
-    """Weights of a lively model, so that windows choose different scales."""
-    model = tiny.focus_model(vision={}, text={})
-    return hf_to_megatron(model.state_dict(), facts)
+    return lively_state(facts)
 
 
 @pytest.fixture(scope="module")

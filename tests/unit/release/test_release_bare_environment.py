@@ -1,4 +1,4 @@
-"""A release in a virtual environment that has torch, transformers and pillow, and nothing of this repository.
+"""An exported release in a virtual environment of torch, transformers and pillow, with nothing of this repository.
 
 Takes minutes and downloads packages, so it runs only when it is asked for by its marker: ``pytest -m release_venv``.
 """
@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.unit.release import tiny_models as tiny
+from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
+from tests.unit.conversion.tiny_release import export_checkpoint
 
 USER_SCRIPT = r"""
 import importlib.metadata, importlib.util, json, sys
@@ -87,8 +88,7 @@ def make_environment(folder) -> str:
 def test_release_in_an_environment_of_three_packages(tmp_path, request):
     if "release_venv" not in request.config.getoption("markexpr"):
         pytest.skip("makes a virtual environment, which takes minutes and downloads packages: pytest -m release_venv")
-    release = tmp_path / "release"
-    model = tiny.write_release(release)
+    release = export_checkpoint(tmp_path)
     for name, (width, height) in {"one": (97, 61), "two": (40, 150)}.items():
         pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
@@ -108,6 +108,7 @@ def test_release_in_an_environment_of_three_packages(tmp_path, request):
     assert sum(facts["kept"][0]) > sum(facts["kept"][1])
     inputs = torch.load(tmp_path / "inputs.pt", weights_only=True)
     form = {"max_new_tokens": 5, "do_sample": False}
+    model = FocusLlavaForConditionalGeneration.from_pretrained(release)
     # The same code on the same weights.
     assert model.generate(**inputs, **form).tolist() == facts["batch"]
     model.set_samplers(gamma=0.3, scales=["2x2", "4x4"])
