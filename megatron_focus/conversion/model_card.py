@@ -40,7 +40,7 @@ token covers, how important the instruction finds it, and whether it was kept.
 text_layer=4)` changes how much is kept, without reloading.
 
 Limits: no static or quantized cache, no assisted generation; images can only be given with the first tokens of a cache;
-attention by `sdpa`, `eager` or `flash_attention_2`.
+attention by `sdpa`, `eager` or `flash_attention_2`; with a `device_map`, `model.image_newline` cannot be offloaded.
 """
 
 

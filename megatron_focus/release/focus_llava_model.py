@@ -113,12 +113,19 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         return [image_grid((h, w), self.config.image_grid_pinpoints, tile, cells) for h, w in image_sizes.tolist()]
 
     def sample_images(self, features: Tensor, grids: list[ImageGrid]) -> VisualTokens:
-        """The visual tokens of images whose projected tiles are ``features`` [tiles, cells, C]."""
+        """The visual tokens of images whose projected tiles are ``features`` [tiles, cells, C].
+
+        Raises:
+            ValueError: the newline's embedding is offloaded; accelerate would load it only for layers, not for this.
+        """
+        if self.image_newline.is_meta:
+            raise ValueError("model.image_newline cannot be offloaded; give it a device in device_map")
+        newline = self.image_newline.to(features.device)
         if self.samplers.vision and self.config.vision_sampler["method"] == "heuristic":
-            return heuristic_tokens(features, self.image_newline, grids, self.config.vision_sampler)
+            return heuristic_tokens(features, newline, grids, self.config.vision_sampler)
         if self.samplers.vision:
-            return self.vision_sampler(features, self.image_newline, grids, self.samplers.scales)
-        return baseline_tokens(features, self.image_newline, grids)
+            return self.vision_sampler(features, newline, grids, self.samplers.scales)
+        return baseline_tokens(features, newline, grids)
 
     def pack_image_features(
         self,
@@ -243,6 +250,7 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         shape, device = inputs_embeds.shape[:2], inputs_embeds.device
+        input_ids = None if input_ids is None else input_ids.to(device)
         if attention_mask is None:
             attention_mask = torch.ones(shape, device=device)
         valid = attention_mask[:, -shape[1] :].to(device, torch.bool)

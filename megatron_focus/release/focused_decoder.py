@@ -63,6 +63,12 @@ def check_attention(implementation: str, hidden_states: Tensor) -> None:
         )
 
 
+def _device_of(layer: Any) -> torch.device:
+    """Where a layer computes. What accelerate loads only when it is needed lies on ``meta``; its hook then knows."""
+    device = getattr(getattr(layer, "_hf_hook", None), "execution_device", None)
+    return layer.input_layernorm.weight.device if device is None else torch.device(device)
+
+
 def decode(
     language_model: Any,
     hidden_states: Tensor,
@@ -76,7 +82,8 @@ def decode(
 ) -> Decoded:
     """Run the layers; before ``drop_layer`` the visual tokens the instruction asks least for are dropped.
 
-    Tokens that stay keep their positions. The cache, if any, learns what its layers hold.
+    Tokens that stay keep their positions. The cache, if any, learns what its layers hold. Layers may be on several
+    devices: the states go where each computes, all that is known of the tokens stays where the sequence is.
 
     Args:
         language_model: a Llama-like text model.
@@ -104,11 +111,12 @@ def decode(
         mask = create_causal_mask(
             config=language_model.config,
             inputs_embeds=hidden_states,
-            attention_mask=held,
+            attention_mask=held.to(hidden_states.device),
             past_key_values=cache,
             layer_idx=layer,
         )
-        rotary = language_model.rotary_emb(hidden_states, position_ids=sequence.position)
+        position = sequence.position.to(hidden_states.device)
+        rotary = language_model.rotary_emb(hidden_states, position_ids=position)
         return {"attention_mask": mask, "position_embeddings": rotary}
 
     states: list[Tensor] = []
@@ -117,13 +125,17 @@ def decode(
     for index, layer in enumerate(language_model.layers):
         if index == drop_layer:
             if visual is not None and len(visual.tokens):
-                scored = (sequence.visual >= 0) & ~visual.is_newline[sequence.visual]
-                image = torch.where(scored, visual.image[sequence.visual], -1)
+                home, there = sequence.visual.device, _device_of(layer)
+                scored = (sequence.visual >= 0) & ~visual.is_newline.to(home)[sequence.visual]
+                image = torch.where(scored, visual.image.to(home)[sequence.visual], -1)
+                # The selection calls parts of the layer, before which accelerate does not move what they read.
+                hidden_states = hidden_states.to(there)
+                cosine, sine = (table.to(there) for table in inputs["position_embeddings"])
                 keep, scores = select_visual_tokens(
-                    layer, hidden_states, inputs["position_embeddings"], sequence.is_instruction, image, gamma
+                    layer, hidden_states, (cosine, sine), sequence.is_instruction.to(there), image.to(there), gamma
                 )
-                importance = _importance_of_tokens(scores, sequence, len(visual.tokens))
-                sequence, origin = sequence.select(keep)
+                importance = _importance_of_tokens(scores.to(home), sequence, len(visual.tokens))
+                sequence, origin = sequence.select(keep.to(home))
                 hidden_states = gather_states(hidden_states, origin)
                 kept_mask = sequence.valid
             inputs = attention_inputs(index, kept_mask)
@@ -140,4 +152,5 @@ def decode(
 
 def gather_states(hidden_states: Tensor, index: Tensor) -> Tensor:
     """[B, K, C], the states at ``index`` (int64 [B, K])."""
-    return hidden_states.gather(1, index[..., None].expand(-1, -1, hidden_states.shape[-1]))
+    index = index.to(hidden_states.device)[..., None]
+    return hidden_states.gather(1, index.expand(-1, -1, hidden_states.shape[-1]))

@@ -117,7 +117,8 @@ class FocusLlavaForConditionalGeneration(  # type: ignore[misc]
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            kept_labels = _labels_at(labels.to(logits.device), outputs.input_positions)
+            positions = outputs.input_positions
+            kept_labels = _labels_at(labels.to(positions.device), positions).to(logits.device)
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=kept_labels, vocab_size=vocab_size, **loss_arguments)
         return FocusLlavaCausalLMOutputWithPast(

@@ -105,10 +105,12 @@ def image_selections(
         tokens_left: int64, any shape, indices of the visual tokens behind the last layer; -1 for others.
         drop_layer: where tokens were dropped.
     """
+    device = visual.image.device
     kept = torch.zeros_like(visual.is_newline)
-    kept[tokens_left[tokens_left >= 0]] = True
+    kept[tokens_left[tokens_left >= 0].to(device)] = True
     if importance is None:
         importance = torch.full_like(visual.image, torch.nan, dtype=torch.float32)
+    importance = importance.to(device)
     selections = []
     windows, window = visual.windows, visual.windows.valid.shape[1]
     sampled_views = set(windows.view.unique().tolist())

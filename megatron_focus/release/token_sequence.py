@@ -89,6 +89,7 @@ def place_visual_tokens(is_placeholder: Tensor, grids: list[ImageGrid], visual: 
     order = torch.arange(int(ends[-1]), device=device)
     image = torch.searchsorted(ends, order, right=True)
     rank = order - (ends - baseline)[image]
-    first = visual.counts.cumsum(0) - visual.counts
-    held = torch.where(rank < visual.counts[image], first[image] + rank, -1)
+    counts = visual.counts.to(device)
+    first = counts.cumsum(0) - counts
+    held = torch.where(rank < counts[image], first[image] + rank, -1)
     return torch.full_like(is_placeholder, -1, dtype=torch.long).masked_scatter(is_placeholder, held)

@@ -146,6 +146,14 @@ def baseline_tokens(features: Tensor, newline: Tensor, grids: list[ImageGrid]) -
     return _in_reading_order([_pooled_group(windows, chosen, (1, 1), None), newlines], len(grids), windows)
 
 
+class ScaleSelector(nn.Linear):
+    """The sampler's weights, read nowhere else: accelerate may load them only while this module is called."""
+
+    def forward(self, score: Tensor, offered: list[int]) -> Tensor:  # type: ignore[override]
+        """float32 logits [W, S] of the offered scales, from float32 scores [W, g*g]."""
+        return nn.functional.linear(score, self.weight[offered].float(), self.bias[offered].float())
+
+
 class VisionSampler(nn.Module):
     """Chooses a pooling scale for every window of the projected features."""
 
@@ -156,7 +164,7 @@ class VisionSampler(nn.Module):
         self.score_pooling: str = settings["score_pooling"]
         self.gate: str = settings["gate"]
         self.global_view: str = settings["global_view"]
-        self.selector = nn.Linear(cells_per_side**2, len(self.scales))
+        self.selector = ScaleSelector(cells_per_side**2, len(self.scales))
 
     def _probabilities(
         self, windows: Windows, features: Tensor, grids: list[ImageGrid], offered: list[int]
@@ -174,8 +182,7 @@ class VisionSampler(nn.Module):
         image_of_tile = windows.image[::per_tile]
         context = features[first_tiles(grids, features.device)].float()[image_of_tile]
         score = pooled.view(-1, per_tile, pooled.shape[-1]) @ context.transpose(1, 2) / math.sqrt(pooled.shape[-1])
-        weight, bias = self.selector.weight[offered].float(), self.selector.bias[offered].float()
-        logits = nn.functional.linear(score.flatten(0, 1), weight, bias)
+        logits = self.selector(score.flatten(0, 1), offered)
         return logits, logits.softmax(-1)
 
     def _factor(self, probability: Tensor) -> Tensor | None:
