@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 CORE = [
     "megatron-core==0.16.1",
     "torch>=2.11,<2.14",
-    "transformers>=5.17,<5.24",
+    "transformers>=5.21,<5.24",
     "omegaconf==2.4.0",
     "webdataset==1.0.2",
     "tokenizers>=0.22",

@@ -4,7 +4,7 @@ from typing import Any
 
 import transformers
 
-OLDEST_TRANSFORMERS = (5, 17)
+OLDEST_TRANSFORMERS = (5, 21)
 """Oldest version that the project's requirements name; newer ones than those are not refused."""
 
 # This file is loaded first. With an older version one of the others fails, or computes something else.

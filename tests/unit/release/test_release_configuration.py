@@ -84,17 +84,17 @@ def test_round_trip(tmp_path):
 CONFIGURATION = Path(megatron_focus.release.__path__[0]) / "configuration_focus_llava.py"
 
 
-@pytest.mark.parametrize("version", ["3.5.1", "4.57.6", "5.16.1"])
+@pytest.mark.parametrize("version", ["3.5.1", "4.57.6", "5.20.2"])
 def test_transformers_that_are_too_old(monkeypatch, version):
     """Said before anything is imported from them that they may not have."""
     old = ModuleType("transformers")
     old.__version__ = version
     monkeypatch.setitem(sys.modules, "transformers", old)
-    with pytest.raises(ImportError, match=rf"needs transformers 5\.17 or newer; {version} is installed"):
+    with pytest.raises(ImportError, match=rf"needs transformers 5\.21 or newer; {version} is installed"):
         runpy.run_path(str(CONFIGURATION))
 
 
-@pytest.mark.parametrize("version", ["5.17.0", "5.17.0.dev0", "5.100.0", "6.0.0rc1", "10.0.0"])
+@pytest.mark.parametrize("version", ["5.21.1", "5.21.0.dev0", "5.100.0", "6.0.0rc1", "10.0.0"])
 def test_transformers_that_are_new_enough(monkeypatch, version):
     monkeypatch.setattr(transformers, "__version__", version)
     assert "FocusLlavaConfig" in runpy.run_path(str(CONFIGURATION))
