@@ -15,7 +15,7 @@ _LLAVA = (
     "provides, and assist the user with a variety of tasks using natural language."
 )
 
-_PARTS = r"""
+PARTS = r"""
 {%- macro flat(content) -%}
     {%- if content is string -%}
         {{- content -}}
@@ -39,6 +39,7 @@ _PARTS = r"""
     {%- endif -%}
 {%- endmacro -%}
 """
+"""Macros for content: ``flat`` writes parts as a text, ``question`` puts the text of a user turn as training does."""
 
 _BODY = r"""
 {%- if messages and messages[0]['role'] == 'system' -%}
@@ -89,7 +90,7 @@ class _Form:
         body = _BODY.replace("SYSTEM_MESSAGE", json.dumps(self.system_message))
         for name in ("opening", "user", "prompt", "answer", "between"):
             body = body.replace(f"{{{{- {name.upper()} -}}}}", f"{{{{- {getattr(self, name)} -}}}}")
-        return (_PARTS + body).strip() + "\n"
+        return (PARTS + body).strip() + "\n"
 
 
 # Texts, separators and system messages are those of LLaVA-NeXT's llava/conversation.py (llava_llama_3, vicuna_v1,

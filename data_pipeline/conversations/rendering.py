@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES, IMAGE_TOKEN, TEMPLATE_NAMES
 from data_pipeline.conversations.conversation import Turn
 from data_pipeline.conversations.guarded_tokenizer import GuardedTokenizer
+from data_pipeline.conversations.own_template import own_template, taking_parts
 from data_pipeline.conversations.skeleton import Piece, Skeleton, SkeletonMaker
 from data_pipeline.conversations.tokenizer import special_id, tokenizer_hash
 from data_pipeline.conversations.turn_markers import find_markers
@@ -66,8 +67,11 @@ class Renderer:
         if template not in TEMPLATE_NAMES:
             raise ValueError(f"unknown chat template {template!r}, expected one of {', '.join(TEMPLATE_NAMES)}")
         self.template = template
-        self.chat_template = _own_template(tokenizer) if template == "tokenizer" else CHAT_TEMPLATES[template]
-        """The Jinja template."""
+        own = template == "tokenizer"
+        self.chat_template = own_template(tokenizer) if own else CHAT_TEMPLATES[template]
+        """The Jinja template, for content that is a text."""
+        self.release_template = taking_parts(self.chat_template) if own else self.chat_template
+        """The same for content in parts as well."""
         self._image_id = special_id(tokenizer, IMAGE_TOKEN)
         self._guarded = GuardedTokenizer(tokenizer)
         self._image = self._guarded.guard(IMAGE_TOKEN)
@@ -156,15 +160,6 @@ class Renderer:
             self.instruction_markers()  # refused here rather than when the trained model is exported
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-
-
-def _own_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    where = f"tokenizer {tokenizer.name_or_path}"
-    if not isinstance(tokenizer.chat_template, str):
-        raise ValueError(f"{where}: has no chat template of its own; choose a named template")
-    if "strftime_now" in tokenizer.chat_template:
-        raise ValueError(f"{where}: its chat template writes today's date; choose a named template")
-    return tokenizer.chat_template
 
 
 def _check_caption(turns: Sequence[Turn]) -> None:

@@ -111,8 +111,10 @@ class SkeletonMaker:
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
             )
-        except TemplateError as error:
-            raise ValueError(f"{self._where}: cannot be applied to a conversation: {error}") from error
+        except (TemplateError, TypeError) as error:  # the second from one that takes content for a list of parts
+            raise ValueError(
+                f"{self._where}: cannot be applied to a conversation: {error}; choose another template"
+            ) from error
         assert isinstance(rendered, str)
         return rendered
 

@@ -54,7 +54,7 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
             eos_token_ids=_end_ids(renderer, tokenizer),
             instruction_start_token_ids=start,
             instruction_end_token_ids=end,
-            chat_template=renderer.chat_template,
+            chat_template=renderer.release_template,
         ),
         image=model.image,
         vision_sampler={

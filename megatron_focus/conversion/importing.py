@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
 from megatron_focus.checkpoint.state import CONFIG_FILE
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config
@@ -71,7 +72,10 @@ def import_model(
         raise ValueError(f"{source.description}: there is no embedding ({_EMBEDDING}) among the tensors")
     rows, stored = source.model.language.vocab_size, dtype or infos[_EMBEDDING].dtype
     config, tokenizer = import_settings(source, tokenizer_folder, out, overrides, stored)
-    facts = model_facts(config.model, tokenizer, config.data.chat_template)
+    try:
+        facts = model_facts(config.model, tokenizer, config.data.chat_template)
+    except ValueError as error:  # of the tokenizer's own template, unless another was asked for
+        raise ValueError(f"{error}; data.chat_template=NAME chooses one of {', '.join(TEMPLATE_NAMES)}") from error
     table = parameter_table(facts, rows)
     created = [entry for entry in table if entry.megatron.startswith(source.created)]
     read = [entry for entry in table if entry not in created]

@@ -8,12 +8,18 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import LlavaNextProcessor
 
+from data_pipeline.conversations.conversation import Turn
+from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.config.loading import load_config
 from megatron_focus.conversion.checkpoint_reader import CheckpointTensors, read_model
 from tests.unit.conversion import hf_folders
 from tests.unit.conversion.hf_folders import OVERRIDES, ROWS
+from tests.unit.data_pipeline.conversations.own_templates import LLAMA3
 from tools.export_hf import main as export_hf
 from tools.import_hf import main
 
@@ -225,6 +231,42 @@ def test_tokenizers_that_do_not_fit(folders, capsys):
     tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
     path.write_text(json.dumps(content))
     refused(parts(folders), folders, capsys, folders / "tokenizer", "2 tokens differ, the first is 'a'")
+
+
+def test_a_chat_template_of_the_models_own(folders):
+    """It is trained with, and its release is asked in parts."""
+    for name in ("llm", "tokenizer"):
+        (folders / name / "chat_template.jinja").write_text(LLAMA3)
+    base, release = folders.parent / "base.yaml", folders.parent / "release"
+    assert main(parts(folders, "--write-config", str(base))) == 0
+    assert load_config(base).data.chat_template == "tokenizer"
+    out = folders.parent / "out"
+    assert export_hf(["--checkpoint", str(out), "--output", str(release), "--quiet"]) == 0
+
+    processor = LlavaNextProcessor.from_pretrained(release)
+    picture = {"type": "image", "image": Image.new("RGB", (30, 20))}
+    question = {"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]}
+    form = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    ids = processor.apply_chat_template([question, answer], **form)["input_ids"][0].tolist()
+    image = processor.image_token_id
+    ids = [i for i, before in zip(ids, [None, *ids], strict=False) if not i == before == image]
+    renderer = Renderer(load_tokenizer(folders / "tokenizer"), "tokenizer")
+    turns = [Turn("user", "<image>\nWhat?"), Turn("assistant", "A cat.")]
+    assert ids == renderer.render(turns).tokens.tolist()
+
+    # Trained further, it is the same template: prepared shards stay valid.
+    again = folders.parent / "again"
+    assert main(["--model", str(release), "--output", str(again), "--quiet", *OVERRIDES]) == 0
+    assert Renderer(load_tokenizer(release), "tokenizer").hash == renderer.hash
+
+
+def test_a_chat_template_that_knows_parts_alone(folders, capsys):
+    """As llava-hf's folders have; a named form goes."""
+    of_parts = LLAMA3.replace("message['content'] | trim", "message['content'][0]['text']")
+    (folders / "llava" / "chat_template.jinja").write_text(of_parts)
+    refused(llava(folders), folders, capsys, folders / "llava", "chat template tokenizer", "data.chat_template=NAME")
+    assert main(llava(folders, "data.chat_template=llama3")) == 0
 
 
 def test_tokenizer_larger_than_the_vocabulary(folders, capsys):
