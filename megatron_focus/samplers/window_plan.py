@@ -105,11 +105,11 @@ class _Builder:
         if sampled and self.global_view == "compress":
             self._windows(image, np.array([[self.tiles]]), everything, newlines=False)
         elif not sampled or self.global_view == "keep":
-            self._cells(image, np.array([[self.tiles]]), everything, newlines=False)
+            self._cells(image, np.array([[self.tiles]]), everything, newline_rows=range(0))
         if sampled:
             self._windows(image, tiles, valid, newlines=True)
         else:
-            self._cells(image, tiles, valid, newlines=True)
+            self._cells(image, tiles, valid, newline_rows=range(crop.top, crop.bottom))
 
         local_valid = valid.reshape(plan.rows, g, plan.cols, g).swapaxes(1, 2).reshape(-1, g, g)
         self.cell_valid += [everything[None], local_valid]
@@ -118,16 +118,19 @@ class _Builder:
         self.context += [self.tiles] * (1 + tiles.size)
         self.tiles += 1 + tiles.size
 
-    def _cells(self, image: int, tiles: np.ndarray, valid: np.ndarray, newlines: bool) -> None:
-        """Every valid cell in raster order, the baseline's way."""
+    def _cells(self, image: int, tiles: np.ndarray, valid: np.ndarray, newline_rows: range) -> None:
+        """Every valid cell in raster order, the baseline's way: rows of a crop without width have newlines too."""
         g = self.g
         row, col = np.nonzero(valid)
         source = tiles[row // g, col // g] * g * g + row % g * g + col % g
         key = row * (valid.shape[1] + 1) + col
-        self._append(image, key, 0, source, -1, NEWLINE_SCALE, np.unique(row), newlines, valid.shape[1] + 1)
+        self._append(image, key, 0, source, -1, NEWLINE_SCALE, np.array(newline_rows, int), valid.shape[1] + 1)
 
     def _windows(self, image: int, tiles: np.ndarray, valid: np.ndarray, newlines: bool) -> None:
-        """The pooled cells of every scale of every window, windows in raster order over the whole map."""
+        """The pooled cells of every scale of every window, windows in raster order over the whole map.
+
+        A newline stands behind the rows of windows with a valid cell, so a crop without width has none.
+        """
         g, w = self.g, self.w
         width = valid.shape[1] // w  # windows along a row of the map
         slots = w * w * len(self.kernels)
@@ -148,8 +151,8 @@ class _Builder:
             number = tile * self.per_side**2 + in_tile
             parts.append((key, np.full_like(key, index), source, number, np.full_like(key, index)))
         key, block, source, number, scale = (np.concatenate(column) for column in zip(*parts, strict=True))
-        used_rows = np.unique(np.nonzero(valid)[0] // w)
-        self._append(image, key, block, source, number, scale, used_rows, newlines, (width + 1) * slots)
+        newline_rows = np.unique(np.nonzero(valid)[0] // w) if newlines else np.zeros(0, int)
+        self._append(image, key, block, source, number, scale, newline_rows, (width + 1) * slots)
 
     def _append(
         self,
@@ -159,14 +162,13 @@ class _Builder:
         source: np.ndarray,
         window: np.ndarray | int,
         scale: np.ndarray | int,
-        used_rows: np.ndarray,
-        newlines: bool,
+        newline_rows: np.ndarray,
         row_stride: int,
     ) -> None:
         """Merge candidates and newlines by their place in the sequence (``key``)."""
-        count = len(used_rows) if newlines else 0
+        count = len(newline_rows)
         # A newline stands behind everything of its row: at the last key before the next row begins.
-        keys = np.concatenate([key, used_rows[:count] * row_stride + row_stride - 1])
+        keys = np.concatenate([key, newline_rows * row_stride + row_stride - 1])
         order = np.argsort(keys, kind="stable")
         for name, value, newline_value in (
             ("block", block, -1),

@@ -23,7 +23,8 @@ from tests.distributed.harness import run_ranks
 from tests.functional.single import one_rank_model, row_inputs
 from tests.tiny import GEOMETRY, make_row, tiny_model
 
-SAMPLES = [[(100, 80)], [(57, 333)], [], [(200, 41), (56, 56)], [(112, 112)]]
+SAMPLES = [[(100, 80)], [(57, 333)], [], [(200, 41), (56, 56)], [(112, 112)], [(400, 3)], [(3, 400), (60, 90)]]
+"""Images of each sample; the thin ones have no cell inside the picture, and the tall one has its newlines still."""
 
 
 def families(name):
