@@ -65,10 +65,10 @@ def split_row(row: PackedRow) -> list[PackedRow]:
     return rows
 
 
-def make_row(seed: int, image_sizes: list[list[tuple[int, int]]]) -> PackedRow:
+def make_row(seed: int, image_sizes: list[list[tuple[int, int]]], words: int = 3) -> PackedRow:
     """A row with one sample per entry, which lists the (height, width) of the sample's images.
 
-    A sample is: a few tokens, its images, an instruction, an answer.
+    A sample is: ``words`` tokens, its images, an instruction, an answer.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -77,7 +77,7 @@ def make_row(seed: int, image_sizes: list[list[tuple[int, int]]]) -> PackedRow:
 
     tokens, labels, instruction, starts, sizes, grids, tiles = [], [], [], [0], [], [], []
     for images in image_sizes:
-        before, ask, answer = ids(3), ids(4 + seed % 3), ids(5)
+        before, ask, answer = ids(words), ids(4 + seed % 3), ids(5)
         sample = before + [IMAGE_TOKEN] * len(images) + ask + answer
         first = len(sample) - len(answer)
         tokens += sample

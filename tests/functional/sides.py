@@ -60,11 +60,13 @@ def both_sides(
     return chunk, other
 
 
-def row_of_samples(tokenizer_folder: str, seed: int) -> PackedRow:
-    """``SAMPLES`` in one row, with the tokenizer's placeholder and its markers around each instruction."""
+def row_of_samples(
+    tokenizer_folder: str, seed: int, images: list[list[tuple[int, int]]] = SAMPLES, words: int = 3
+) -> PackedRow:
+    """A row with the tokenizer's placeholder, and its markers around each instruction; see ``make_row``."""
     tokenizer = load_tokenizer(tokenizer_folder)
     start, end = Renderer(tokenizer, "llama3").instruction_markers()
-    row = make_row(seed, SAMPLES)
+    row = make_row(seed, images, words)
     row.tokens[row.tokens == IMAGE_TOKEN] = tokenizer.image_token_id
     row = with_markers(row, start[0], end[0])
     row.placeholder = tokenizer.image_token_id
