@@ -83,6 +83,8 @@ def test_language_model_and_tower_come_back_bit_exact(name, tmp_path):
         assert getattr(text, key) == getattr(before, key), key
     assert text.head_dim == getattr(before, "head_dim", 16)  # Qwen2's has no such key
     assert text.model_type == family and text.vocab_size == ROWS + 2
+    # The head has two rows more, so its sums may run in another order; the same bits were seen.
+    assert _logits_apart(llm, release) < 1e-5
 
 
 def test_half_precision_weights_come_back_bit_exact(tmp_path):
@@ -98,13 +100,7 @@ def test_half_precision_weights_come_back_bit_exact(tmp_path):
     for name, tensor in before.items():
         found = after[name if name == "lm_head.weight" else f"model.language_model.{name.removeprefix('model.')}"]
         assert found.dtype == torch.float16 and torch.equal(found[: len(tensor)], tensor), name
-
-    ids = torch.arange(300)[None] % ROWS
-    stock = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
-    again = AutoModelForImageTextToText.from_pretrained(release, dtype=torch.float32, trust_remote_code=True)
-    with torch.no_grad():
-        # The head has two rows more, so its sums may run in another order.
-        torch.testing.assert_close(again(input_ids=ids).logits[..., :ROWS], stock(ids).logits, rtol=0, atol=1e-4)
+    assert _logits_apart(llm, release) < 1e-5
 
 
 def test_llava_next_comes_back_as_llava_next(tmp_path):
@@ -211,6 +207,16 @@ def test_memory_stays_near_the_largest_tensor(tmp_path):
 
 def _tensors(folder):
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def _logits_apart(llm, release):
+    """Largest difference of the logits of 300 tokens of text, as a share of the largest logit, in float32."""
+    stock = AutoModelForCausalLM.from_pretrained(llm, dtype=torch.float32)
+    again = AutoModelForImageTextToText.from_pretrained(release, dtype=torch.float32, trust_remote_code=True)
+    ids = torch.arange(300)[None] % ROWS
+    with torch.no_grad():
+        before, after = stock(ids).logits, again(input_ids=ids).logits[..., :ROWS]
+    return ((after - before).abs().max() / before.abs().max()).item()
 
 
 def _inputs(model, tiles):
