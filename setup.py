@@ -37,8 +37,8 @@ EXTRAS = {
     "quickstart": ["scikit-image==0.26.0"],
     # The web page of examples/demo. It holds Pillow below 13, which gives other reasons for some bad images.
     "demo": ["gradio==6.31.0"],
-    # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format; anls and
-    # torchmetrics score answers.
+    # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format,
+    # sentencepiece makes files like Vicuna's; anls and torchmetrics score answers.
     "test": [
         "pytest==9.2.0",
         "hypothesis==6.170.15",
@@ -48,6 +48,7 @@ EXTRAS = {
         "moto[server]>=5",
         "llama-models==0.3.0",
         "tiktoken>=0.14",
+        "sentencepiece==0.2.1",
         "anls==0.0.2",
         "torchmetrics==1.9.0",
     ],

@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
+from data_pipeline.conversations.published_tokenizer import FILES, published_tokenizer
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import add_image_and_pad, load_tokenizer
 
@@ -20,16 +21,11 @@ def prepare_tokenizer(source: Path, template: str, output: Path) -> PreTrainedTo
     """Write the tokenizer to the new folder ``output``, and check that it can write conversations.
 
     Raises:
-        ValueError: ``output`` exists, ``source`` holds no fast tokenizer, or the template does not suit it.
+        ValueError: ``output`` exists, ``source`` holds no tokenizer that can be used, or the template does not suit it.
     """
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another folder or remove it")
-    if not (source / "tokenizer.json").is_file():
-        raise ValueError(f"{source}: no file tokenizer.json there; name a language model's folder, or its tokenizer's")
-    original = AutoTokenizer.from_pretrained(source)
-    if not isinstance(original, PreTrainedTokenizerFast):
-        raise ValueError(f"{source}: {type(original).__name__} is not a fast tokenizer")
-    tokenizer = add_image_and_pad(original, template)
+    tokenizer = add_image_and_pad(published_tokenizer(source), template)
     tokenizer.name_or_path = str(source)  # for messages
     Renderer(tokenizer, template)
     tokenizer.save_pretrained(output)
@@ -44,7 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--from", dest="source", type=Path, required=True, help="folder with tokenizer.json")
+    files = " or ".join(FILES)
+    parser.add_argument("--from", dest="source", type=Path, required=True, help=f"folder with {files}")
     parser.add_argument("--template", choices=TEMPLATE_NAMES, default="llama3", help="chat template (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must not exist yet")
     options = parser.parse_args(arguments)

@@ -1,21 +1,24 @@
 """The configuration of an imported model: what its folders say, its tokenizer, and what the user adds."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.config import DataConfig
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
+from data_pipeline.conversations.published_tokenizer import FILES, has_tokenizer, published_tokenizer
 from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.config.loading import dump_config, load_config
 from megatron_focus.config.schema import CheckpointConfig, ModelConfig, RunConfig, TrainingConfig
 from megatron_focus.config.validation import validate
 from megatron_focus.conversion.import_sources import ImportSource
+
+logger = logging.getLogger(__name__)
 
 _NEW_TOKENS = 2
 """Tokens that an embedding grows by without being asked: image and pad."""
@@ -74,15 +77,17 @@ def _template(tokenizer: PreTrainedTokenizerFast) -> str:
 
 def _check_same_tokens(source: ImportSource, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """The ids of the language model's own tokenizer, where it has one, must mean the same in the one given."""
-    own = source.language_model / "tokenizer.json"
-    if not own.is_file():
+    own = source.language_model
+    if not has_tokenizer(own):
+        files = " or ".join(FILES)
+        logger.warning("%s: has no %s, so nothing can say whether %s is the model's tokenizer", own, files, folder)
         return
     given = tokenizer.get_vocab()
-    wrong = [(t, i) for t, i in Tokenizer.from_file(str(own)).get_vocab().items() if given.get(t) != i]
+    wrong = [(t, i) for t, i in published_tokenizer(own).get_vocab().items() if given.get(t) != i]
     if wrong:
         token, index = min(wrong, key=lambda pair: pair[1])
         raise ValueError(
-            f"tokenizer {folder} is not made from {own}: {len(wrong)} tokens differ, the first is {token!r}, "
+            f"tokenizer {folder} is not made from that of {own}: {len(wrong)} tokens differ, the first is {token!r}, "
             f"{index} there and {given.get(token)} here; make it with tools/prepare_tokenizer.py"
         )
 

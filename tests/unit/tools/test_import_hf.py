@@ -20,8 +20,11 @@ from megatron_focus.conversion.checkpoint_reader import CheckpointTensors, read_
 from tests.unit.conversion import hf_folders
 from tests.unit.conversion.hf_folders import OVERRIDES, ROWS
 from tests.unit.data_pipeline.conversations.own_templates import LLAMA3
+from tests.unit.data_pipeline.family_tokenizers import TEXTS
+from tests.unit.data_pipeline.sentencepiece_folder import PIECES, write_sentencepiece
 from tools.export_hf import main as export_hf
 from tools.import_hf import main
+from tools.prepare_tokenizer import prepare_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +234,25 @@ def test_tokenizers_that_do_not_fit(folders, capsys):
     tokens["a"], tokens["b"] = tokens["b"], tokens["a"]
     path.write_text(json.dumps(content))
     refused(parts(folders), folders, capsys, folders / "tokenizer", "2 tokens differ, the first is 'a'")
+
+
+def test_a_language_model_with_a_sentencepiece_model_alone(folders, capsys, caplog):
+    own = write_sentencepiece(hf_folders.write_language_model(folders / "vicuna", "llama", vocab_size=PIECES))
+    (own / "tokenizer.json").unlink()
+    other = write_sentencepiece(folders / "mistral", [text[::-1] for text in TEXTS])
+    for name, source in (("right", own), ("wrong", other)):
+        prepare_tokenizer(source, "vicuna", folders / name)
+
+    def arguments(tokenizer):
+        changed = {str(folders / "llm"): str(own), str(folders / "tokenizer"): str(folders / tokenizer)}
+        return [changed.get(a, a) for a in parts(folders)]
+
+    refused(arguments("wrong"), folders, capsys, f"is not made from that of {own}", "tokens differ")
+    assert main(arguments("right")) == 0
+    assert "nothing can say" not in caplog.text
+    (own / "tokenizer.model").unlink()
+    assert main([*arguments("wrong")[:-1], OVERRIDES[-1], "--output", str(folders.parent / "unchecked")]) == 0
+    assert f"{own}: has no tokenizer.json or tokenizer.model, so nothing can say" in caplog.text
 
 
 def test_a_chat_template_of_the_models_own(folders):

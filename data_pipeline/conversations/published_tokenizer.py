@@ -1,0 +1,39 @@
+"""The tokenizer of a language model's folder, as its authors published it."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+FILES = ("tokenizer.json", "tokenizer.model")
+"""What a folder has one of; the second is SentencePiece's, and all that some have (Vicuna 1.5)."""
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a tokenizer in the folder."""
+    return any((folder / name).is_file() for name in FILES)
+
+
+def published_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load it; from ``tokenizer.json``, or made from ``tokenizer.model``.
+
+    Raises:
+        ValueError: there is neither, neither can be read, it is not a fast tokenizer, or making one needs a package
+            that is not installed.
+    """
+    if not has_tokenizer(folder):
+        raise ValueError(
+            f"{folder}: no file {' or '.join(FILES)} there; name a language model's folder, or its tokenizer's"
+        )
+    # Without these transformers takes the file for one of another kind, and complains of its first line.
+    if not (folder / FILES[0]).is_file() and not (is_sentencepiece_available() and is_protobuf_available()):
+        raise ValueError(
+            f"{folder}: has {FILES[1]} and no {FILES[0]}; to read it: pip install sentencepiece==0.2.1 protobuf"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # each library has its own for a damaged file
+        raise ValueError(f"{folder}: its tokenizer cannot be read: {error}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer")
+    return tokenizer
