@@ -32,7 +32,7 @@ CONFIG_FILE = "config.yaml"
 
 _FORMAT = ("torch_dist", 1)
 _OWN_SUMS = "sums-of-rank-"
-_PATIENCE = 10  # seconds
+_PATIENCE = 120  # seconds; on a machine with too much to do, what is left after the last file has taken more than ten
 
 
 class CheckpointSaver:
@@ -174,12 +174,25 @@ def _write_and_sum(write: Callable[..., None], folder: Path, rank: int, buckets:
 
 def _end_if_abandoned(written: threading.Event) -> None:
     """Megatron writes each file in a process of its own, and waits for ever for one that was killed, as happens when
-    memory runs out. Once none of them has been there for a while, this ends the wait."""
+    memory runs out. This ends the wait."""
     seconds_alone = 0
     while not written.wait(1.0):
-        seconds_alone = 0 if any(map(_runs, psutil.Process().children())) else seconds_alone + 1
+        children = psutil.Process().children()
+        if any(map(_ended_badly, children)):
+            os._exit(1)
+        # How one ended may have been asked, and forgotten, while the next was started.
+        seconds_alone = 0 if any(map(_runs, children)) else seconds_alone + 1
         if seconds_alone == _PATIENCE:
             os._exit(1)
+
+
+def _ended_badly(process: psutil.Process) -> bool:
+    """Whether a child was killed or failed; whoever waits for it can still ask."""
+    try:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # somebody has
+        return False
+    return ended is not None and (ended.si_code != os.CLD_EXITED or ended.si_status != 0)
 
 
 def _runs(process: psutil.Process) -> bool:
