@@ -15,8 +15,9 @@ from data_pipeline.errors import SampleError
 def decode(data: bytes, name: str, max_image_pixels: int) -> Tensor:
     """Decode to uint8 [3, H, W], red green blue (channels last in memory, which resizing is faster with).
 
-    The EXIF orientation is not applied, as in LLaVA. Of an animation the first frame is taken. Transparent pixels keep
-    the colour stored under them, as Pillow's conversion to RGB does; integer greyscale of more than 8 bits is scaled.
+    The EXIF orientation is not applied, as in LLaVA; only a TIFF's is, by Pillow itself. Of an animation the first
+    frame is taken. Transparent pixels keep the colour stored under them, as Pillow's conversion to RGB does; integer
+    greyscale of more than 8 bits is scaled.
 
     Args:
         data: the file.

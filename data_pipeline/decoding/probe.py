@@ -31,7 +31,7 @@ class ImageHeader:
     """What the header of an image file says."""
 
     height: int
-    """In pixels, as stored: the EXIF orientation is not applied."""
+    """In pixels, as decoded: the EXIF orientation is not applied but for a TIFF."""
     width: int
     format: str
     """One of ``FORMATS``."""

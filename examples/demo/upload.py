@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_pipeline.decoding.pillow import decode
+from megatron_focus.inference.upright import decode_upright
 
 MAX_BYTES = 32 * 2**20
 """Larger files are refused."""
@@ -13,7 +13,7 @@ MAX_PIXELS = 25_000_000
 
 
 def read_upload(path: Path) -> Image.Image:
-    """The picture as training reads it: RGB, the EXIF orientation not applied.
+    """The picture, RGB and upright.
 
     Raises:
         ValueError: naming the file, without its folder, and what is wrong with it.
@@ -22,5 +22,4 @@ def read_upload(path: Path) -> Image.Image:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"image {path.name}: more than {MAX_BYTES // 2**20} MiB")
-    pixels = decode(data, path.name, MAX_PIXELS)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return decode_upright(data, path.name, MAX_PIXELS)

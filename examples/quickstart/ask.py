@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.image_utils import load_image
 
 EXAMPLES = """\
 examples:
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--image goes with --question, --output with --data")
     release = Release(options.release)
     if options.question is not None:
-        image = Image.open(options.image) if options.image else None
+        image = load_image(str(options.image)) if options.image else None
         print(release.answer(release.inputs(image, [[("user", options.question)]]))[0])
         return 0
     results = ask_all(release, options.data)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from examples.quickstart.ask import Release
+from megatron_focus.inference.image_source import open_picture
 from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture
 
 EXAMPLE = """\
@@ -41,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--question", nargs="+", required=True, help="questions about it; two fit well")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args(arguments)
-    with Image.open(options.image) as picture:
-        asked = ask_and_draw(Release(options.release), picture, options.question, options.output)
+    picture = open_picture(str(options.image))
+    asked = ask_and_draw(Release(options.release), picture, options.question, options.output)
     for answered in asked:
         print(f"{answered.question}  {answered.answer}")
     print(f"wrote {options.output}")

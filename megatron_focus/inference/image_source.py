@@ -20,7 +20,7 @@ from urllib.request import (
 
 from PIL import Image
 
-from data_pipeline.decoding.pillow import decode
+from megatron_focus.inference.upright import decode_upright
 
 MAX_BYTES = 64 * 2**20
 """Larger files are refused."""
@@ -35,7 +35,7 @@ _NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def open_picture(source: str) -> Image.Image:
-    """A picture as training reads it (RGB, EXIF orientation not applied) from a path or an http(s) address.
+    """A picture, RGB and upright, from a path or an http(s) address.
 
     Raises:
         ValueError: naming the source and what is wrong: another scheme, no such file, no answer, too many bytes or
@@ -49,8 +49,7 @@ def open_picture(source: str) -> Image.Image:
         data = download(source, MAX_BYTES, SILENCE_SECONDS, DOWNLOAD_SECONDS)
     else:
         raise ValueError(f"image {source}: addresses begin with http:// or https://, not {scheme}://")
-    pixels = decode(data, source, MAX_PIXELS)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return decode_upright(data, source, MAX_PIXELS)
 
 
 def _read_file(path: str) -> bytes:

@@ -183,7 +183,7 @@ def kinds_of_files():
         "png 16 bit grey": encoded(Image.fromarray(np.arange(3000, dtype=np.uint16).reshape(50, 60)), "PNG"),
         "png 16 bit colour": colour_16_bit(),
         "png animated": encoded(photo, "PNG", **frames),
-        "webp": encoded(photo, "WEBP"),
+        "webp": encoded(photo, "WEBP", exif=exif),
         "webp alpha": encoded(veil, "WEBP", lossless=True),
         "webp animated": encoded(photo, "WEBP", **frames),
         "gif": encoded(photo, "GIF", **frames),

@@ -84,6 +84,15 @@ def test_exif_orientation_is_not_applied(image_bytes):
         assert both(data).shape == (3, 20, 40)
 
 
+def test_a_tiffs_orientation_is_applied_by_pillow(image_bytes):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = image_bytes(20, 40, "TIFF", exif=exif)
+    assert probe(data, "x", LIMIT).height == 40
+    upright = both(image_bytes(20, 40, "TIFF")).rot90(-1, (1, 2))
+    assert torch.equal(both(data), upright)
+
+
 def test_grey_palette_and_alpha_become_rgb():
     colour = Image.new("RGB", (4, 4), (200, 100, 50))
     palette = colour.convert("P", palette=Image.Palette.ADAPTIVE)
