@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
@@ -12,6 +13,21 @@ FILES = ("tokenizer.json", "tokenizer.model")
 def has_tokenizer(folder: Path) -> bool:
     """Whether there is a tokenizer in the folder."""
     return any((folder / name).is_file() for name in FILES)
+
+
+def published_vocabulary(folder: Path) -> dict[str, int]:
+    """Tokens and their ids in the folder's files alone: a tokenizer's class may add some of its own.
+
+    Raises:
+        ValueError: as ``published_tokenizer``.
+    """
+    file = folder / FILES[0]
+    if not file.is_file():
+        return published_tokenizer(folder).get_vocab()
+    try:
+        return Tokenizer.from_file(str(file)).get_vocab()
+    except Exception as error:  # the library has one class for all
+        raise ValueError(f"{file}: cannot be read: {error}") from error
 
 
 def published_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

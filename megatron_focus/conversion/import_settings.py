@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.config import DataConfig
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
-from data_pipeline.conversations.published_tokenizer import FILES, has_tokenizer, published_tokenizer
+from data_pipeline.conversations.published_tokenizer import FILES, has_tokenizer, published_vocabulary
 from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.config.loading import dump_config, load_config
 from megatron_focus.config.schema import CheckpointConfig, ModelConfig, RunConfig, TrainingConfig
@@ -83,7 +83,7 @@ def _check_same_tokens(source: ImportSource, tokenizer: PreTrainedTokenizerFast,
         logger.warning("%s: has no %s, so nothing can say whether %s is the model's tokenizer", own, files, folder)
         return
     given = tokenizer.get_vocab()
-    wrong = [(t, i) for t, i in published_tokenizer(own).get_vocab().items() if given.get(t) != i]
+    wrong = [(t, i) for t, i in published_vocabulary(own).items() if given.get(t) != i]
     if wrong:
         token, index = min(wrong, key=lambda pair: pair[1])
         raise ValueError(
