@@ -1,6 +1,7 @@
 """Tokenizer and image processor of a release."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, LlavaNextProcessor, PreTrainedTokenizerBase
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
@@ -34,7 +35,7 @@ def release_processor(tokenizer_folder: Path, facts: ModelFacts) -> LlavaNextPro
 
 
 def _tokenizer(folder: Path, facts: ModelFacts) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if len(tokenizer) > facts.text.vocab_size:
         raise ValueError(f"tokenizer {folder} has {len(tokenizer)} ids, the model only {facts.text.vocab_size}")
     image_id = tokenizer.convert_tokens_to_ids("<image>")
@@ -45,4 +46,9 @@ def _tokenizer(folder: Path, facts: ModelFacts) -> PreTrainedTokenizerBase:
             f"tokenizer {folder} pads with {tokenizer.pad_token_id}, the model {facts.tokens.pad_token_id}"
         )
     tokenizer.chat_template = facts.tokens.chat_template
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    if tokenizer.bos_token is not None and not text.startswith(tokenizer.bos_token):
+        # Training adds nothing to what the template writes; transformers' processor lets the tokenizer put its first
+        # token in front of a conversation that does not begin with it.
+        tokenizer.add_bos_token = False
     return tokenizer
