@@ -17,8 +17,8 @@ _USE = """\
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "path/to/this/folder"
-processor = AutoProcessor.from_pretrained(folder)
-model = AutoModelForImageTextToText.from_pretrained(folder, {remote}dtype="auto")
+processor = AutoProcessor.from_pretrained(folder{remote})
+model = AutoModelForImageTextToText.from_pretrained(folder{remote}, dtype="auto")
 
 content = [{{"type": "image", "path": "image.jpg"}}, {{"type": "text", "text": "What is this?"}}]
 messages = [{{"role": "user", "content": content}}]
@@ -100,7 +100,7 @@ def model_card(facts: ModelFacts, card: CardFacts, *, stock: bool) -> str:
     (tested,) = (r.line for r in project_requirements() if r.name == "transformers" and r.extra is None)
     code = "" if stock else " Older versions are refused. The code beside the weights needs nothing else."
     lines += [f"Needs `torch`, `transformers` and `pillow`; tested with `{tested}`.{code}", ""]
-    lines += [_USE.format(remote="" if stock else "trust_remote_code=True, ")]
+    lines += [_USE.format(remote="" if stock else ", trust_remote_code=True")]
     lines += [] if stock else [_FOCUS]
     for title, unit, table in (
         ("Visual tokens kept", "share of LLaVA-NeXT's", {k: f"{v:.1%}" for k, v in card.tokens_kept.items()}),
