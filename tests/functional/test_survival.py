@@ -329,13 +329,16 @@ HANGING = """
 import os, sys, time
 from megatron_focus import train
 from megatron_focus.training.batch import StepFeeder
+from megatron_focus.training import hang_detection
 from megatron_focus.training.hang_detection import HangDetection
+
+hang_detection._GRACE_S = 5.0
 
 def never(self, step):
     time.sleep(1000)
 
 def late(self, begin=HangDetection.step_begins):
-    time.sleep(3)  # so its time ends later than the other's
+    time.sleep(2)  # so its time ends later than the other's
     begin(self)
 
 if os.environ["RANK"] == "1":
