@@ -176,9 +176,9 @@ def test_full_disk_under_the_logs_does_not_hide_failures(submit, small_disk):
 
 
 def test_second_job_with_the_same_folder_is_refused(submit):
-    first = submit("rivals", "steps=30")
+    first = submit("rivals", "steps=15")
     first.wait_for(lambda: "step 1" in first.log, "step 1")
-    second = submit("rivals", "steps=30")
+    second = submit("rivals", "steps=15")
     assert second.wait() == "FAILED"
     assert (second.exit_code, second.restarts) == ("2:0", 0)
     assert f"job {first.id} runs, and saves into checkpoint.save=checkpoints: wait for it" in second.log
