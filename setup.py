@@ -38,7 +38,8 @@ EXTRAS = {
     # The web page of examples/demo. It holds Pillow below 13, which gives other reasons for some bad images.
     "demo": ["gradio==6.31.0"],
     # aiohttp serves, s3fs and moto stand for S3, llama-models has Llama 3's own tokenizer and chat format,
-    # sentencepiece makes files like Vicuna's; anls and torchmetrics score answers.
+    # sentencepiece makes files like Vicuna's; anls and torchmetrics score answers, and so does lmms-eval, which
+    # tests/run.sh installs without its dependencies: pandas and loguru are what its files here import.
     "test": [
         "pytest==9.2.0",
         "hypothesis==6.170.15",
@@ -51,6 +52,8 @@ EXTRAS = {
         "sentencepiece==0.2.1",
         "anls==0.0.2",
         "torchmetrics==1.9.0",
+        "pandas>=2",
+        "loguru>=0.7",
     ],
     # playwright drives the system's Chromium, if there is one, through the demo.
     "dev": [

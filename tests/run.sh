@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/environment.sh test
+# Metrics are compared with lmms-eval's, single files of it: what it depends on is a training stack of its own.
+python -m pip install -q --disable-pip-version-check --no-deps lmms-eval==0.7.3
 # The tests of jobs need a Slurm, which root can install on Debian and Ubuntu. Elsewhere they skip and say why.
 [ "$(id -u)" != 0 ] || bash tests/slurm/cluster.sh install || [ $? = 3 ]
 # Ranks are processes; more threads than cores would only make them wait for each other.

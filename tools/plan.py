@@ -17,8 +17,8 @@ from megatron_focus.planning.hardware import GPUS, Cluster
 from megatron_focus.planning.remedies import remedies
 from megatron_focus.planning.report import Plan, as_json, report
 from megatron_focus.planning.search import LoadOf, layout_refused, overrides, search
-from megatron_focus.planning.typical import TYPICAL
-from megatron_focus.planning.workload import Sample, assumed_sample, manifest_samples, workload
+from megatron_focus.planning.typical import TYPICAL, TypicalSample
+from megatron_focus.planning.workload import Sample, manifest_samples, workload
 
 EXAMPLE = """\
 examples:
@@ -100,7 +100,8 @@ def _workloads(config: RunConfig, options: argparse.Namespace) -> LoadOf:
     else:
         height, width = options.image
         text, labels, asked = options.text_tokens
-        samples = [assumed_sample(height, width, text, labels, asked, config.model.image)]
+        sample = TypicalSample(height=height, width=width, text=text, labels=labels, instruction=asked)
+        samples = [sample.lengths(config.model.image)]
         source = (
             f"every sample has one image of {width} x {height} pixels, {samples[0].visual:,} visual tokens of "
             f"LLaVA-NeXT, and {text} tokens of text, {labels} of them learnt and {asked} of the user"

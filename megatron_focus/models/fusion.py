@@ -59,7 +59,8 @@ def fuse(
     image = torch.full((total,), -1, dtype=torch.int32, device=device)
     image[from_image] = visual.image.to(torch.int32)
     label = row.labels[origin].to(torch.int32)
-    # The label of a placeholder is what follows the image, so its last token predicts it (a newline: never dropped).
+    # The label of a placeholder is what follows the image, so its last token predicts it. That is a newline, which is
+    # never dropped, unless padding leaves nothing of the image's own tiles.
     last = torch.zeros(total, dtype=torch.bool, device=device)
     last[ends[placeholder] - 1] = True
     label[from_image & ~last] = IGNORE_INDEX

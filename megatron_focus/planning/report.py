@@ -43,7 +43,7 @@ def report(plan: Plan, top: int) -> str:
         f"{plan.title} on {plan.cluster.gpus} x {plan.cluster.gpu.name}, {plan.cluster.node_size} a node",
         *_load_lines(plan),
         "",
-        *([plan.refused, ""] if plan.refused is not None else []),
+        *([f"With its own layout, {plan.refused}", ""] if plan.refused is not None else []),
         f"{whose} layout: {layout_name(plan.shown)}",
         *estimate_lines(plan.shown, plan.cluster),
     ]

@@ -61,7 +61,7 @@ def layout_refused(config: RunConfig, gpus: int) -> str | None:
             validate(replace(config, parallel=single), gpus, here=False)
         except ValueError:
             raise refusal from None
-        return str(refusal).replace("the configuration cannot run", "The configuration's own layout cannot run")
+        return str(refusal)
     return None
 
 

@@ -26,8 +26,8 @@ def layout_lines(config: RunConfig, world_size: int) -> list[str]:
     ]
     try:
         load = workload(config, [TYPICAL.lengths(config.model.image)], TYPICAL.kept_vision, TYPICAL.kept_text, "")
-    except ValueError:  # rows shorter than that sample, as in tests of a small model
-        return lines
+    except ValueError as error:  # rows shorter than that sample
+        return [*lines, f"its memory is not planned: {error}"]
     found = estimate(config, load, Cluster(gpu=_ANY, gpus=world_size))
     stage = found.fullest
     return [

@@ -417,7 +417,7 @@ clear_dead() {
   local ns others=""
   for ns in $(ip netns list 2>/dev/null | awk -v prefix="$NS-" 'index($1, prefix) == 1 { print $1 }'); do
     others=yes
-    [ -z "$(ip netns pids "$ns")" ] || cannot "another cluster of this script is up"
+    [ -z "$(ip netns pids "$ns")" ] || die "another cluster of this script is up: one at a time"
   done
   [ -z "$others" ] || net_down
 }

@@ -35,10 +35,16 @@ def small_disk(tmp_path_factory):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.fixture
+def mounted_disk(small_disk):
+    """The small file system; skips where none can be mounted, or a test would fill the machine's own disk."""
+    if not small_disk.is_mount():
+        pytest.skip("no file system can be mounted here")
+    return small_disk
+
+
 def fill(folder: Path) -> Path:
     """Write to a file system until not a byte is free; returns the file that fills it."""
-    if not folder.is_mount():
-        pytest.skip("no file system can be mounted here")
     filler = folder / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:

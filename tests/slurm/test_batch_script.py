@@ -164,10 +164,10 @@ def test_time_limit_without_a_new_checkpoint_counts_as_a_failure(submit, cluster
     assert job.log.splitlines()[-1].endswith("1 starts in a row without a new checkpoint, so the job ends here")
 
 
-def test_full_disk_under_the_logs_does_not_hide_failures(submit, small_disk):
-    filler = fill(small_disk)
+def test_full_disk_under_the_logs_does_not_hide_failures(submit, mounted_disk):
+    filler = fill(mounted_disk)
     try:
-        job = submit("full-logs", "steps=3", MAX_FAILURES="2", MEGATRON_FOCUS_LOGS=str(small_disk / "logs"))
+        job = submit("full-logs", "steps=3", MAX_FAILURES="2", MEGATRON_FOCUS_LOGS=str(mounted_disk / "logs"))
         assert job.wait() == "FAILED"
     finally:
         filler.unlink()

@@ -102,25 +102,23 @@ def with_a_checkpoint(cluster, config, tmp_path):
 
 
 @pytest.fixture
-def full_from_step_10(cluster, config, small_disk, tmp_path):
+def full_from_step_10(cluster, config, mounted_disk, tmp_path):
     """A job whose disk is filled to the last byte after its first checkpoint, and the file that fills it."""
-    if not small_disk.is_mount():
-        pytest.skip("no file system can be mounted here")
-    save = small_disk / tmp_path.name
+    save = mounted_disk / tmp_path.name
     events = f"logging.tensorboard_dir={save}/tensorboard"
     job = cluster.submit(tmp_path, SCRIPT, str(config), f"checkpoint.save={save}", events, options=EIGHT, PREFLIGHT="1")
     job.wait_for(lambda: (save / "iter_0000010").is_dir(), "first checkpoint")
-    return job, fill(small_disk)
+    return job, fill(mounted_disk)
 
 
-def test_disk_full_while_saving(full_from_step_10, small_disk, finish):
+def test_disk_full_while_saving(full_from_step_10, mounted_disk, finish):
     job, filler = full_from_step_10
     job.wait_for(lambda: "checkpoint not saved, training goes on" in job.log, "failed checkpoint")
     at = max(job.steps)
     filler.unlink()
     finish(job, "disk full for one checkpoint", "said so, went on training, saved at the next interval", at=at, lost=0)
     assert job.restarts == 0
-    assert not list(small_disk.glob("*/*.partial*"))
+    assert not list(mounted_disk.glob("*/*.partial*"))
 
 
 def test_disk_full_until_the_end(full_from_step_10, finish):

@@ -33,7 +33,7 @@ def lmms_eval(file: str):
     """One file of lmms-eval."""
     package = importlib.util.find_spec("lmms_eval")
     if package is None:
-        pytest.skip("lmms-eval is not installed")
+        pytest.skip("lmms-eval is not installed: pip install --no-deps lmms-eval==0.7.3")
     spec = importlib.util.spec_from_file_location(Path(file).stem, Path(package.origin).parent / file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
