@@ -54,6 +54,11 @@ class CellCrop:
         """Columns of cells."""
         return self.right - self.left
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no cell shows the image, which is too elongated for that."""
+        return self.height <= 0 or self.width <= 0
+
 
 def hf_grid_pinpoints(geometry: ImageGeometry) -> list[list[int]]:
     """The pinpoints as ``transformers`` reads them: (height, width), in the same order.

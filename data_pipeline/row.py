@@ -30,8 +30,9 @@ class PackedRow:
     """int64 [N], token ids."""
     labels: Tensor
     """int64 [N], the id to predict after each token, ``IGNORE_INDEX`` where there is none."""
-    instruction: Tensor
-    """bool [N], tokens of user turns after the last image of their sample (the queries of Eq. 6)."""
+    user_turn: Tensor
+    """int64 [N], for what users wrote after the last image of their sample the number of the turn, which is the number
+    of answers before it; -1 elsewhere. The queries of Eq. 6 are one of these turns."""
     cu_seqlens: Tensor
     """int32 [S + 1], where each sample begins in ``tokens``."""
     tiles: Tensor
@@ -49,6 +50,11 @@ class PackedRow:
     def num_samples(self) -> int:
         """S."""
         return len(self.cu_seqlens) - 1
+
+    @property
+    def lengths(self) -> list[int]:
+        """Text tokens of each sample, on the host."""
+        return self.cu_seqlens.diff().tolist()
 
     @property
     def is_filler(self) -> bool:
@@ -83,7 +89,7 @@ class EncodedSample:
     key: int
     tokens: Tensor
     labels: Tensor
-    instruction: Tensor
+    user_turn: Tensor
     tiles: list[Tensor]
     """For each image, uint8 [1 + rows * cols, 3, P, P]."""
     grids: list[tuple[int, int]]
@@ -98,7 +104,7 @@ def make_row(samples: Sequence[EncodedSample], geometry: ImageGeometry) -> Packe
     return PackedRow(
         tokens=torch.cat([sample.tokens for sample in samples]),
         labels=torch.cat([sample.labels for sample in samples]),
-        instruction=torch.cat([sample.instruction for sample in samples]),
+        user_turn=torch.cat([sample.user_turn for sample in samples]),
         cu_seqlens=lengths.cumsum(0).to(torch.int32),
         tiles=torch.cat(tiles) if tiles else _no_tiles(geometry),
         grids=_pairs([grid for sample in samples for grid in sample.grids]),
@@ -116,7 +122,7 @@ def empty_row(pad_token_id: int, geometry: ImageGeometry) -> PackedRow:
     return PackedRow(
         tokens=torch.tensor([pad_token_id], dtype=torch.int64),
         labels=torch.tensor([IGNORE_INDEX], dtype=torch.int64),
-        instruction=torch.zeros(1, dtype=torch.bool),
+        user_turn=torch.tensor([-1], dtype=torch.int64),
         cu_seqlens=torch.tensor([0, 1], dtype=torch.int32),
         tiles=_no_tiles(geometry),
         grids=torch.empty(0, 2, dtype=torch.int32),

@@ -52,7 +52,7 @@ def split_row(row: PackedRow) -> list[PackedRow]:
             PackedRow(
                 tokens=row.tokens[begin:end],
                 labels=row.labels[begin:end],
-                instruction=row.instruction[begin:end],
+                user_turn=row.user_turn[begin:end],
                 cu_seqlens=torch.tensor([0, end - begin], dtype=torch.int32),
                 tiles=row.tiles[tile : tile + tiles],
                 grids=row.grids[image : image + images],
@@ -70,19 +70,31 @@ def make_row(seed: int, image_sizes: list[list[tuple[int, int]]], words: int = 3
 
     A sample is: ``words`` tokens, its images, an instruction, an answer.
     """
+    return chat_row(seed, [(images, 1) for images in image_sizes], words)
+
+
+def chat_row(seed: int, samples: list[tuple[list[tuple[int, int]], int]], words: int = 3) -> PackedRow:
+    """A row with one sample per entry: the (height, width) of its images, and its number of questions with answers.
+
+    A sample is: ``words`` tokens, its images, and then questions and answers in turn.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def ids(count: int) -> list[int]:
         return torch.randint(0, 240, (count,), generator=generator).tolist()
 
-    tokens, labels, instruction, starts, sizes, grids, tiles = [], [], [], [0], [], [], []
-    for images in image_sizes:
-        before, ask, answer = ids(words), ids(4 + seed % 3), ids(5)
-        sample = before + [IMAGE_TOKEN] * len(images) + ask + answer
-        first = len(sample) - len(answer)
+    tokens, labels, user_turn, starts, sizes, grids, tiles = [], [], [], [0], [], [], []
+    for images, turns in samples:
+        sample = ids(words) + [IMAGE_TOKEN] * len(images)
+        turn_of, learnt = [-1] * len(sample), [False] * len(sample)
+        for turn in range(turns):
+            ask, answer = ids(4 + seed % 3), ids(5)
+            sample += ask + answer
+            turn_of += [turn if images else -1] * len(ask) + [-1] * len(answer)
+            learnt += [False] * len(ask) + [True] * len(answer)
         tokens += sample
-        labels += [sample[i + 1] if first <= i + 1 < len(sample) else IGNORE_INDEX for i in range(len(sample))]
-        instruction += [len(images) > 0 and first - len(ask) <= i < first for i in range(len(sample))]
+        labels += [sample[i + 1] if i + 1 < len(sample) and learnt[i + 1] else IGNORE_INDEX for i in range(len(sample))]
+        user_turn += turn_of
         starts.append(len(tokens))
         for height, width in images:
             plan = plan_tiles(height, width, GEOMETRY)
@@ -93,11 +105,11 @@ def make_row(seed: int, image_sizes: list[list[tuple[int, int]]], words: int = 3
     return PackedRow(
         tokens=torch.tensor(tokens),
         labels=torch.tensor(labels),
-        instruction=torch.tensor(instruction),
+        user_turn=torch.tensor(user_turn),
         cu_seqlens=torch.tensor(starts, dtype=torch.int32),
         tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, 56, 56, dtype=torch.uint8),
         grids=torch.tensor(grids, dtype=torch.int32).view(-1, 2),
         image_sizes=torch.tensor(sizes, dtype=torch.int32).view(-1, 2),
-        sample_keys=torch.arange(len(image_sizes)) + 1000 * seed,
-        sample_ids=[f"row{seed}-{i}" for i in range(len(image_sizes))],
+        sample_keys=torch.arange(len(samples)) + 1000 * seed,
+        sample_ids=[f"row{seed}-{i}" for i in range(len(samples))],
     )

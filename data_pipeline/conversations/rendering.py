@@ -1,4 +1,4 @@
-"""Conversations as token ids, with masks of what is learnt and of what is the instruction.
+"""Conversations as token ids, with what is learnt and what may ask about the images.
 
 Shapes: N tokens of one sample; each image is ONE image-token id among them.
 """
@@ -39,8 +39,9 @@ class EncodedConversation:
     """int64 [N], one image-token id per image."""
     loss: NDArray[np.bool_]
     """bool [N], tokens that the model learns to produce: answers and the token that ends each."""
-    instruction: NDArray[np.bool_]
-    """bool [N], content of user turns after the last image; none without an image."""
+    user_turn: NDArray[np.int64]
+    """int64 [N], for the content of user turns after the last image the number of answers before the turn; -1
+    elsewhere, and everywhere without an image."""
 
     def labels(self) -> NDArray[np.int64]:
         """int64 [N], for each token the id to predict after it, ``IGNORE_INDEX`` where there is none."""
@@ -94,7 +95,7 @@ class Renderer:
 
         - Loss: what the model has to produce after the template's generation prompt, which is the answer and what
           follows it up to the first special token. A token on the border belongs to the answer.
-        - Instruction: the texts of user turns after the last image.
+        - User turns: their texts after the last image.
 
         Raises:
             SampleError: ``plain`` is for images with one caption.
@@ -106,16 +107,17 @@ class Renderer:
         text, loss, users = skeleton.fill([self._guarded_text(turn) for turn in turns])
         tokens, starts, ends = self._guarded.encode(text)
 
-        def mask(spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
-            marked = np.zeros(len(tokens), dtype=np.bool_)
-            for begin, end in spans:
-                marked[np.searchsorted(ends, begin, "right") : np.searchsorted(starts, end, "left")] = begin < end
-            return marked
+        def numbered(spans: list[tuple[int, int]]) -> NDArray[np.int64]:
+            number = np.full(len(tokens), -1, dtype=np.int64)
+            for i, (begin, end) in enumerate(spans):
+                if begin < end:
+                    number[np.searchsorted(ends, begin, "right") : np.searchsorted(starts, end, "left")] = i
+            return number
 
-        instruction = mask(users)
+        user_turn = numbered(users)
         images = np.flatnonzero(tokens == self._image_id)
-        instruction[: images[-1] + 1 if len(images) else len(tokens)] = False
-        return EncodedConversation(tokens=tokens, loss=mask(loss), instruction=instruction)
+        user_turn[: images[-1] + 1 if len(images) else len(tokens)] = -1
+        return EncodedConversation(tokens=tokens, loss=numbered(loss) >= 0, user_turn=user_turn)
 
     def instruction_markers(self) -> tuple[list[list[int]], list[list[int]]]:
         """Ids by which a model finds the instruction in token ids alone: what opens and what closes a user turn.

@@ -57,5 +57,5 @@ def forecast_rows(planner: StepPlanner, kept_ratio: float, max_steps: int = 200)
         samples_per_row=np.array([len(row) for plan in plans for row in plan.rows], dtype=np.int64),
         tokens_per_row=np.array([tokens for plan in plans for tokens in plan.expected], dtype=np.int64),
         budget=planner.budget,
-        too_long=sum(len(plan.too_long) for plan in plans),
+        too_long=sum(len(plan.unusable) for plan in plans),
     )

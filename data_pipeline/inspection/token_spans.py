@@ -43,12 +43,12 @@ def token_spans(encoded: EncodedConversation, tokenizer: PreTrainedTokenizerFast
     image = special_id(tokenizer, IMAGE_TOKEN)
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
 
-    def role(index: int, learnt: bool, instruction: bool) -> Role:
+    def role(index: int, learnt: bool, may_ask: bool) -> Role:
         if index == image:
             return Role.IMAGE
         if learnt:
             return Role.LEARNT
-        if instruction:
+        if may_ask:
             return Role.INSTRUCTION
         return Role.SPECIAL if index in special else Role.OTHER
 
@@ -61,7 +61,7 @@ def token_spans(encoded: EncodedConversation, tokenizer: PreTrainedTokenizerFast
         if text is None and place == len(encoded.tokens) - 1:
             text = "\ufffd"  # which is also what it waits behind, for the rest of a character
         if text is not None:
-            kind = role(index, bool(encoded.loss[place]), bool(encoded.instruction[place]))
+            kind = role(index, bool(encoded.loss[place]), bool(encoded.user_turn[place] >= 0))
             spans.append(TokenSpan(text, tuple(pending), kind, index in special))
             pending.clear()
     return spans

@@ -51,6 +51,7 @@ class StepLoader:
         state: where to begin; the beginning of the first epoch if None.
         device: where the rows will be used.
         cost: by what rows and ranks are evened out; the expected tokens if None.
+        global_views: see ``StepPlanner``.
 
     Raises:
         ValueError: naming the configuration key or the file: something is missing, the data set was prepared with
@@ -68,6 +69,7 @@ class StepLoader:
         state: LoaderState | None = None,
         device: torch.device | None = None,
         cost: SampleCost | None = None,
+        global_views: bool = True,
     ):
         assert 0 <= data_parallel_rank < data_parallel_size and global_batch_size > 0
         if data.path is None or data.tokenizer is None:
@@ -85,6 +87,7 @@ class StepLoader:
             global_batch_size=global_batch_size,
             data_parallel_size=data_parallel_size,
             cost=cost,
+            global_views=global_views,
         )
         self._place = self._begin(state)
         running = data.packing_estimate == "running"
@@ -132,7 +135,7 @@ class StepLoader:
         finished = self._decoded() if self.tiler is not None else self._collect(step)
         report = StepReport()
         if self.rank == 0:  # every rank sees these; one counts them
-            report.skipped += [self.planner.too_long(index) for index in step.plan.too_long]
+            report.skipped += [self.planner.unusable(index) for index in step.plan.unusable]
         rows = []
         for row in finished:
             assert isinstance(row, FinishedRow)

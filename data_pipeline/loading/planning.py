@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.anyres import plan_tiles
+from data_pipeline.anyres import plan_tiles, valid_cells
 from data_pipeline.config import DataConfig, ImageGeometry
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.loading.cost import SampleCost
@@ -29,8 +29,8 @@ class StepPlan:
     """What each row is expected to cost, see ``SampleCost``."""
     rows_of_rank: list[list[int]]
     """For each data-parallel rank the numbers of its rows; none where there are fewer rows than ranks."""
-    too_long: list[int]
-    """Samples left out of the step, because no row can hold them."""
+    unusable: list[int]
+    """Samples left out of the step: too long, or without a visual token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ class StepSamples:
     """int64 [n], tokens in the language model if nothing is compressed."""
     cost: NDArray[np.int64]
     """int64 [n], see ``SampleCost``."""
-    too_long: NDArray[np.int64]
-    """Samples that no row can hold, into the manifest."""
+    unusable: NDArray[np.int64]
+    """Samples left out, into the manifest."""
 
 
 class StepPlanner:
@@ -65,11 +65,13 @@ class StepPlanner:
         global_batch_size: samples in a step.
         data_parallel_size: number of data-parallel ranks.
         cost: what is even over rows and ranks; the expected tokens if None.
+        global_views: whether the model reads the tokens of an image's global view. If it does not, an image so
+            elongated that no cell of its tiles shows it would have none.
 
     Raises:
         ValueError: ``rows_multiple_of`` is less than 1 or more than ``global_batch_size``; a weight names no source; a
-            sample exceeds the budget and ``on_bad_sample`` is ``error``; no sample fits; or an image has more pixels
-            than ``geometry`` allows.
+            sample exceeds the budget or has an image without a token, and ``on_bad_sample`` is ``error``; no sample can
+            be used; or an image has more pixels than ``geometry`` allows.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class StepPlanner:
         global_batch_size: int,
         data_parallel_size: int,
         cost: SampleCost | None = None,
+        global_views: bool = True,
     ):
         if not 1 <= data.rows_multiple_of <= global_batch_size:
             raise ValueError(
@@ -100,9 +103,13 @@ class StepPlanner:
         self.length = self.text + self.visual
         """int64 [n], tokens of each sample if nothing is compressed."""
         self._check_sizes(geometry)
-        self._check_lengths(data.on_bad_sample)
-        self.tiles = tiles_of_samples(manifest, geometry)
+        self.tiles, no_cell = tiles_of_samples(manifest, geometry)
         """int64 [n]."""
+        self.no_token = no_cell & (not global_views)
+        """bool [n], samples with an image that would have no visual token."""
+        self.usable = (self.length <= self.budget) & ~self.no_token
+        """bool [n]."""
+        self._check_usable(data.on_bad_sample)
 
     def plan(self, place: int, kept_ratio: float) -> StepPlan:
         """The step whose global batch begins at ``place`` of the endless order.
@@ -122,7 +129,7 @@ class StepPlanner:
             expected=expected,
             costs=costs,
             rows_of_rank=assign_rows(costs, self.num_ranks),
-            too_long=samples.too_long.tolist(),
+            unusable=samples.unusable.tolist(),
         )
 
     def rows(self, samples: StepSamples) -> list[list[int]]:
@@ -134,8 +141,8 @@ class StepPlanner:
     def samples(self, place: int, kept_ratio: float) -> StepSamples:
         """What the step holds; the arguments are those of ``plan``."""
         batch = self.order.take(place, self.global_batch_size)
-        fits = self.length[batch] <= self.budget
-        batch, too_long = batch[fits], batch[~fits]
+        usable = self.usable[batch]
+        batch, unusable = batch[usable], batch[~usable]
         visual = np.ceil(self.visual[batch] * min(kept_ratio, 1.0)).astype(np.int64)
         cost = self.cost(
             tiles=self.tiles[batch],
@@ -148,29 +155,40 @@ class StepPlanner:
             step=place // self.global_batch_size,
         )
         return StepSamples(
-            index=batch, expected=self.text[batch] + visual, worst=self.length[batch], cost=cost, too_long=too_long
+            index=batch, expected=self.text[batch] + visual, worst=self.length[batch], cost=cost, unusable=unusable
         )
 
-    def too_long(self, index: int) -> SkippedSample:
-        """What is said of a sample that no row can hold."""
+    def unusable(self, index: int) -> SkippedSample:
+        """What is said of a sample that is left out."""
         manifest = self.manifest
+        if self.no_token[index]:
+            reason = "no visual token"
+            what = (
+                "an image too elongated for the cells of its tiles has no token under "
+                "model.vision_sampler.global_view=drop: use compress or keep, or leave it out"
+            )
+        else:
+            reason = "too long"
+            what = f"{self.length[index]} tokens, more than data.max_sequence_length={self.budget}"
         return SkippedSample(
             id=manifest.id(index),
             source=manifest.source_names[manifest.source[index]],
-            reason="too long",
-            message=f"{manifest.describe(index)}: {self.length[index]} tokens, more than "
-            f"data.max_sequence_length={self.budget}",
+            reason=reason,
+            message=f"{manifest.describe(index)}: {what}",
         )
 
-    def _check_lengths(self, on_bad_sample: str) -> None:
+    def _check_usable(self, on_bad_sample: str) -> None:
         shown = self.order.shown()
-        too_long = np.flatnonzero(shown & (self.length > self.budget))
-        if len(too_long) == shown.sum():
-            folder = self.manifest.folder
-            raise ValueError(f"{folder}: no sample fits into data.max_sequence_length={self.budget} tokens")
-        if len(too_long) and on_bad_sample == "error":
-            first = self.too_long(int(too_long[0])).message
-            raise ValueError(f"{first} ({len(too_long)} such in all); data.on_bad_sample=skip leaves them out")
+        unusable = np.flatnonzero(shown & ~self.usable)
+        if len(unusable) == 0:
+            return
+        first = self.unusable(int(unusable[0]))
+        if len(unusable) == shown.sum():
+            raise ValueError(f"{self.manifest.folder}: no sample can be used; the first: {first.message}")
+        if on_bad_sample == "error":
+            raise ValueError(
+                f"{first.message} ({len(unusable)} unusable samples in all); data.on_bad_sample=skip leaves them out"
+            )
 
     def _check_sizes(self, geometry: ImageGeometry) -> None:
         pixels = self.manifest.heights * self.manifest.widths
@@ -190,13 +208,16 @@ def _sums(values: NDArray[np.int64], row_of: NDArray[np.int64], num_rows: int) -
     return sums
 
 
-def tiles_of_samples(manifest: Manifest, geometry: ImageGeometry) -> NDArray[np.int64]:
-    """int64 [n], tiles of all images of each sample, the global views among them."""
+def tiles_of_samples(manifest: Manifest, geometry: ImageGeometry) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """int64 [n], tiles of all images of each sample, the global views among them; bool [n], whether one of its images
+    is so elongated that no cell of its own tiles shows it."""
     sizes, inverse = np.unique(manifest.heights << 32 | manifest.widths, return_inverse=True)  # each is planned once
-    counts = []
-    for size in sizes.tolist():
-        plan = plan_tiles(size >> 32, size & 0xFFFFFFFF, geometry)
-        counts.append(1 + plan.rows * plan.cols)
-    total = np.zeros(len(manifest.heights) + 1, dtype=np.int64)
-    np.cumsum(np.array(counts, dtype=np.int64)[inverse], out=total[1:])
-    return total[manifest.first_image[1:]] - total[manifest.first_image[:-1]]
+    counts = np.zeros((2, len(sizes)), dtype=np.int64)
+    for number, size in enumerate(sizes.tolist()):
+        height, width = size >> 32, size & 0xFFFFFFFF
+        plan = plan_tiles(height, width, geometry)
+        counts[:, number] = 1 + plan.rows * plan.cols, valid_cells(height, width, plan, geometry).is_empty
+    total = np.zeros((2, len(manifest.heights) + 1), dtype=np.int64)
+    np.cumsum(counts[:, inverse], axis=1, out=total[:, 1:])
+    tiles, no_cell = total[:, manifest.first_image[1:]] - total[:, manifest.first_image[:-1]]
+    return tiles, no_cell > 0

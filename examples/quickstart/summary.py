@@ -41,7 +41,9 @@ def table(scalars: dict[str, list[float]], answers: dict[str, int]) -> str:
         ("  of these left by the text-guided sampler", f"{last('tokens/kept by text sampler'):.1%}"),
         ("  effective over all layers", f"{last('tokens/effective'):.1%}"),
     ]
-    rows += [(f"  regions at scale {tag.split('/')[1]}", f"{last(tag):.1%}") for tag in scalars if tag[:7] == "scales/"]
+    shares = [tag for tag in scalars if tag[:7] == "scales/" and "probability" not in tag]
+    rows += [(f"  regions at scale {tag.split('/')[1]}", f"{last(tag):.1%}") for tag in shares]
+    rows.append(("choice of scale that lies within pictures", f"{last('choice/within-picture share'):.1%}"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value:>18}" for name, value in rows)
 

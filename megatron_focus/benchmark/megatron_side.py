@@ -17,7 +17,7 @@ from megatron_focus.models.focus_llava import FocusLLaVA, RowInputs
 from megatron_focus.observability.metrics import StepRecorder, loss_tokens
 from megatron_focus.samplers.draws import draw
 from megatron_focus.samplers.window_plan import plan_windows
-from megatron_focus.training.balance_loss import balance_coefficient
+from megatron_focus.training.balance_loss import row_balance_coefficient
 from megatron_focus.training.batch import StepInputs, on_device
 from megatron_focus.training.build import build_trainable
 from megatron_focus.training.step import train_step
@@ -117,15 +117,13 @@ class MegatronSide:
             sampler.scales if sampler.enabled else [],
             sampler.global_view if sampler.enabled else "keep",
         )
-        draws = draw(model.text_sampler, row.sample_keys.tolist(), seed=0, step=0, training=training)
+        draws = draw(model.text_sampler, row, seed=0, step=0, training=training)
         labels = row.loss_tokens
         return RowInputs(
             row=row,
             plan=plan.to(self.device),
             draws=draws.to(self.device),
-            balance_coefficient=balance_coefficient(
-                sampler.balance_loss_coeff, plan.num_windows, plan.num_windows, labels
-            ),
+            balance_coefficient=row_balance_coefficient(sampler, plan.num_windows, plan.num_windows, labels),
             loss_tokens=labels,
         )
 
@@ -145,7 +143,7 @@ class MegatronSide:
         generator = torch.Generator().manual_seed(0)
         weight.copy_(torch.randn(weight.shape, generator=generator))
         bias.zero_()
-        logits = self.sampler.selector_logits(features, inputs.plan)[inputs.plan.window_counted]
+        logits = self.sampler.selector_logits(self.sampler.scores(features, inputs.plan))[inputs.plan.window_counted]
         std, mean = torch.std_mean(logits, dim=0)
         weight.div_(std[:, None])
         bias.copy_(-mean / std)

@@ -38,15 +38,15 @@ def training_row(preset: Preset) -> PackedRow:
         tokens[lead] = image_token_id(preset)
         labels = torch.full_like(tokens, IGNORE_INDEX)
         labels[-answer - 1 : -1] = tokens[-answer:]
-        instruction = torch.zeros(len(tokens), dtype=torch.bool)
-        instruction[lead + 1 : lead + 1 + ask] = True
+        user_turn = torch.full((len(tokens),), -1)
+        user_turn[lead + 1 : lead + 1 + ask] = 0
         samples.append(
             EncodedSample(
                 id=f"benchmark {index}",
                 key=index,
                 tokens=tokens,
                 labels=labels,
-                instruction=instruction,
+                user_turn=user_turn,
                 tiles=[torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8)],
                 grids=[(plan.rows, plan.cols)],
                 image_sizes=[preset.image_size],

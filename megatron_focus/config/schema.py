@@ -85,6 +85,11 @@ class VisionSamplerConfig:
     """Pooling kernels (rows x columns) to choose from, finest first. Window 1 has ``["1x1", "discard"]``."""
     score_pooling: str = "max"
     """How a region is pooled before it is scored: ``max`` or ``mean`` over its valid cells."""
+    score_scale: float | None = None
+    """Factor of the inner products of a region with the global view, which are the selector's input. Null: 1/sqrt(C),
+    as in attention; the paper's Eq. 1 has no factor, which is 1 (64 times more at C = 4096)."""
+    center_scores: bool = False
+    """Take from each score its mean over the regions of the picture, so that what all regions share does not choose."""
     gate: str = "paper"
     """``paper``: chosen tokens times the top-1 probability in training only (Eq. 2); ``ste``: p / p.detach() in
     training; ``switch``: the probability in training and inference."""
@@ -92,6 +97,10 @@ class VisionSamplerConfig:
     """``compress``: the global view is sampled like the local map; ``keep``: whole; ``drop``: used as context only."""
     balance_loss_coeff: float = 0.1
     """Weight alpha of the balance loss (Eq. 3)."""
+    balance_scope: str = "batch"
+    """Regions over which f and P of the balance loss are taken (Eq. 4, 5). ``batch``: those of the global batch,
+    however it is packed and laid out; the loss trains the selector alone. ``row``: those of each microbatch, weighted
+    by their number; the loss reaches the features too, and its gradient depends on which samples share a row."""
     balance_weights: list[float] | None = None
     """Penalty w_i of each scale (Eq. 10), in the order of ``scales``; they sum to the number of scales. Null: all 1."""
 
@@ -107,6 +116,10 @@ class TextSamplerConfig:
     """Tokens are dropped BEFORE this layer, counted from 0; fixed modes and inference."""
     gamma: float = 0.85
     """Share of importance to exceed (Eq. 9); 1 or more keeps everything. Fixed modes and inference."""
+    queries: str = "first"
+    """Whose words ask in training, so that no answer decides what is kept while it is learnt; what stands before the
+    last image never asks. ``first``: the user's text before the first answer. ``random_turn``: a user turn drawn for
+    the sample in each step; the answers before it are history then, without loss. A release asks with the latest."""
     layer_range: list[int] = field(default_factory=lambda: [8, 24])
     """First and last layer, both included, of the random draw."""
     gamma_range: list[float] = field(default_factory=lambda: [0.7, 1.0])

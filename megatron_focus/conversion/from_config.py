@@ -64,6 +64,8 @@ def model_facts(model: ModelConfig, tokenizer: PreTrainedTokenizerFast, chat_tem
             "window": vision_sampler.window,
             "scales": list(vision_sampler.scales),
             "score_pooling": vision_sampler.score_pooling,
+            "score_scale": vision_sampler.score_scale,
+            "center_scores": vision_sampler.center_scores,
             "gate": vision_sampler.gate,
             "global_view": vision_sampler.global_view,
         },

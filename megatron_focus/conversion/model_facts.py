@@ -88,8 +88,8 @@ class ModelFacts:
     tokens: TokenFacts
     image: ImageGeometry
     vision_sampler: dict[str, Any]
-    """``enabled, method, heuristic_keep, window, scales, score_pooling, gate, global_view``, as ``FocusLlavaConfig``
-    takes them."""
+    """``enabled, method, heuristic_keep, window, scales, score_pooling, score_scale, center_scores, gate,
+    global_view``, as ``FocusLlavaConfig`` takes them."""
     text_sampler: dict[str, Any]
     """``enabled, layer, gamma``, the fixed values that inference uses."""
 

@@ -147,6 +147,12 @@ class FocusLLaVA(LanguageModule):
             )
         self.image_newline = nn.Parameter(torch.randn(channels, dtype=self.config.params_dtype) * channels**-0.5)
 
+    @property
+    def selector(self) -> nn.Linear | None:
+        """The selector of the vision-guided sampler where this stage holds one and trains it."""
+        sampler = self.vision_sampler if self.pre_process else None
+        return sampler.selector if isinstance(sampler, VisionGuidedSampler) and _trainable(sampler) else None
+
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
         """Take the previous stage's output; called by Megatron's schedules."""
         self.input_tensor = input_tensor[0] if isinstance(input_tensor, list) else input_tensor
@@ -179,7 +185,7 @@ class FocusLLaVA(LanguageModule):
         row = inputs.row
         visual = self._visual_tokens(row.tiles, inputs)
         text = self.embedding(row.tokens[None], None)[:, 0]
-        fused, layout = fuse(row, text, visual, self.image_token_id, inputs.draws.drop_layer, inputs.draws.gamma)
+        fused, layout = fuse(row, text, visual, self.image_token_id, inputs.draws)
         hidden_states = with_balance_loss(fused, visual.balance, inputs.balance_coefficient)[:, None]
         if self.config.sequence_parallel:
             length = len(layout)

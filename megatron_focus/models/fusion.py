@@ -8,6 +8,7 @@ from torch import Tensor
 
 from data_pipeline.row import IGNORE_INDEX, PackedRow
 from megatron_focus.models.packed_layout import INSTRUCTION, NEWLINE, TEXT, VISUAL, PackedLayout
+from megatron_focus.samplers.draws import TextDraws, asks
 from megatron_focus.samplers.vision_guided import VisualTokens
 
 
@@ -16,8 +17,7 @@ def fuse(
     text: Tensor,
     visual: VisualTokens,
     image_token_id: int,
-    drop_layer: Tensor,
-    gamma: Tensor,
+    draws: TextDraws,
 ) -> tuple[Tensor, PackedLayout]:
     """Put the visual tokens where their placeholders stand.
 
@@ -26,8 +26,7 @@ def fuse(
         text: [N, C], embedded text (the placeholders' own embeddings are not used).
         visual: the row's visual tokens.
         image_token_id: id of the placeholder.
-        drop_layer: int32 [S], see ``PackedLayout``.
-        gamma: float32 [S].
+        draws: where each sample drops, and who asks.
 
     Returns:
         the fused row [T, C] and its layout.
@@ -54,7 +53,7 @@ def fuse(
     source[from_image] = len(text) + torch.arange(len(visual.tokens), device=device)
     fused = torch.cat([text, visual.tokens.to(text.dtype)])[source]
 
-    kind = torch.where(row.instruction, INSTRUCTION, TEXT)[origin].to(torch.int32)
+    kind = torch.where(asks(row, draws), INSTRUCTION, TEXT)[origin].to(torch.int32)
     kind[from_image] = torch.where(visual.newline, NEWLINE, VISUAL).to(torch.int32)
     image = torch.full((total,), -1, dtype=torch.int32, device=device)
     image[from_image] = visual.image.to(torch.int32)
@@ -72,6 +71,6 @@ def fuse(
         image=image,
         label=label,
         cu_seqlens=cu_seqlens.to(torch.int32),
-        drop_layer=drop_layer,
-        gamma=gamma,
+        drop_layer=draws.drop_layer,
+        gamma=draws.gamma,
     )

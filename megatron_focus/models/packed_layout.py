@@ -36,7 +36,7 @@ class PackedLayout:
     drop_layer: Tensor
     """int32 [S], layer (from 0) before which the sample's tokens are dropped; -1 for never."""
     gamma: Tensor
-    """float32 [S], share of importance to exceed."""
+    """float64 [S], share of importance to exceed."""
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -87,9 +87,9 @@ class PackedLayout:
         """The inverse of ``to_ints``; ``ints`` may be longer."""
         tokens, samples = ints[:2].tolist()
         sizes = dict.fromkeys(("position", "kind", "image", "label"), tokens)
-        sizes |= {"cu_seqlens": samples + 1, "drop_layer": samples, "gamma": samples}
+        sizes |= {"cu_seqlens": samples + 1, "drop_layer": samples, "gamma": 2 * samples}
         values, start = {}, 2
         for name, size in sizes.items():
             values[name] = ints[start : start + size]
             start += size
-        return cls(**values | {"gamma": values["gamma"].view(torch.float32)})
+        return cls(**values | {"gamma": values["gamma"].clone().view(torch.float64)})

@@ -4,6 +4,7 @@ Every figure is a sum to which exactly one rank of each model replica contribute
 gives the totals; ratios are formed afterwards.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from data_pipeline.loading.steps import StepReport
 from data_pipeline.row import IGNORE_INDEX
-from megatron_focus.config.schema import ModelConfig
+from megatron_focus.config.schema import ModelConfig, VisionSamplerConfig
 from megatron_focus.models.flops import decoder_layer_flops, head_flops, training_passes, vision_flops
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
 from megatron_focus.models.packed_layout import PAD
@@ -24,6 +25,7 @@ FIELDS = (
     "labels",
     "balance",
     "windows",
+    "entropy_within_pictures",
     "samples",
     "microbatches",
     "fillers",
@@ -47,9 +49,11 @@ class StepMetrics:
     totals: dict[str, float]
     scale_counts: dict[str, int]
     """Windows that chose each scale, by name."""
+    scale_probs: dict[str, float]
+    """Sum over the windows of each scale's probability, by name; empty where nothing is learned."""
     samples_by_source: dict[str, int]
     row_budget: int
-    balance_loss_coeff: float
+    vision_sampler: VisionSamplerConfig
     grad_norm: float = 0.0
     lr: float = 0.0
     seconds: float = 0.0
@@ -64,14 +68,47 @@ class StepMetrics:
 
     @property
     def balance_loss(self) -> float:
-        """alpha times the window-weighted mean of the microbatches' balance terms (Eq. 3)."""
-        return self.balance_loss_coeff * self.totals["balance"] / max(self.totals["windows"], 1)
+        """alpha times the balance term (Eq. 3): of the batch, or the window-weighted mean of the microbatches'."""
+        sampler, windows = self.vision_sampler, max(self.totals["windows"], 1)
+        if not sampler.enabled:
+            return 0.0
+        if sampler.balance_scope == "row":
+            return sampler.balance_loss_coeff * self.totals["balance"] / windows
+        weights = sampler.balance_weights or [1.0] * len(sampler.scales)
+        shares, probs = self.scale_shares, self.mean_probs
+        terms = (w * shares[name] * probs.get(name, 0.0) for w, name in zip(weights, sampler.scales, strict=True))
+        return sampler.balance_loss_coeff * sum(terms)
 
     @property
     def scale_shares(self) -> dict[str, float]:
         """Share of the windows that chose each scale (f of Eq. 4)."""
         windows = max(sum(self.scale_counts.values()), 1)
         return {name: count / windows for name, count in self.scale_counts.items()}
+
+    @property
+    def mean_probs(self) -> dict[str, float]:
+        """Mean probability of each scale over the windows (P of Eq. 5)."""
+        return {name: total / max(self.totals["windows"], 1) for name, total in self.scale_probs.items()}
+
+    @property
+    def choice_by_picture(self) -> float:
+        """Mutual information of scale and picture in bits: how far the picture alone decides the scale of a window."""
+        return self._choice_entropy - self.choice_by_region
+
+    @property
+    def choice_by_region(self) -> float:
+        """Mutual information of scale and region, given the picture, in bits: the mean entropy within a picture."""
+        return self.totals["entropy_within_pictures"] / max(self.totals["windows"], 1) / math.log(2)
+
+    @property
+    def choice_within_pictures(self) -> float:
+        """Share of the choice's entropy that lies within pictures; 0 where every window takes the same scale."""
+        return self.choice_by_region / self._choice_entropy if self._choice_entropy > 0 else 0.0
+
+    @property
+    def _choice_entropy(self) -> float:
+        """Entropy in bits of the scale that a window of the step takes."""
+        return -sum(share * math.log2(share) for share in self.scale_shares.values() if share > 0)
 
     @property
     def kept_by_vision(self) -> float:
@@ -125,6 +162,7 @@ class StepRecorder:
     """Modules that are not trained, see ``optimizer.freeze``."""
     totals: dict[str, float | Tensor] = field(default_factory=lambda: dict.fromkeys(FIELDS, 0.0))
     scale_counts: Tensor | None = None
+    scale_probs: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.source_counts = torch.zeros(len(self.sources), dtype=torch.float64)
@@ -151,6 +189,10 @@ class StepRecorder:
             if len(visual.scale_counts) > 0:
                 counts = visual.scale_counts
                 self.scale_counts = counts if self.scale_counts is None else self.scale_counts + counts
+            if visual.choice is not None:
+                probs = visual.choice.probs
+                self.scale_probs = probs if self.scale_probs is None else self.scale_probs + probs
+                self._add("entropy_within_pictures", visual.choice.entropy_within_pictures)
         for layer, dropped in result.decoder.dropped:
             self._add("dropped", dropped)
             self._add("dropped_passes", dropped * (layer / layers))
@@ -180,15 +222,20 @@ class StepRecorder:
         """The sums over all ranks (a collective over the world); what only the step knows is left at its default."""
         sampler = self.model.vision_sampler
         scales = sampler.scales if sampler.enabled else []
-        counts = self.scale_counts if self.scale_counts is not None else torch.zeros(len(scales), device=device)
+        none = torch.zeros(len(scales), device=device)
+        counts = self.scale_counts if self.scale_counts is not None else none
+        probs = self.scale_probs if self.scale_probs is not None else none
         values = [torch.as_tensor(v, device=device).double().reshape(1) for v in self.totals.values()]
-        vector = torch.cat([*values, counts.to(device).double(), self.source_counts.to(device)])
+        of_scales = [counts.to(device).double(), probs.to(device).double()]
+        vector = torch.cat([*values, *of_scales, self.source_counts.to(device)])
         vector *= float(self.contributes)
         torch.distributed.all_reduce(vector)
         numbers = vector.tolist()
         totals = dict(zip(FIELDS, numbers, strict=False))
-        scale_numbers = numbers[len(FIELDS) : len(FIELDS) + len(scales)]
-        source_numbers = numbers[len(FIELDS) + len(scales) :]
+        rest = iter(numbers[len(FIELDS) :])
+        scale_counts = {name: round(next(rest)) for name in scales}
+        scale_probs = {name: next(rest) for name in scales}
+        samples_by_source = {name: round(next(rest)) for name in self.sources}
         if totals["loss_tokens"] != totals["labels"]:
             raise RuntimeError(
                 f"{totals['labels']:.0f} labelled tokens went in and {totals['loss_tokens']:.0f} came out: "
@@ -196,10 +243,11 @@ class StepRecorder:
             )
         return StepMetrics(
             totals=totals,
-            scale_counts={n: round(c) for n, c in zip(scales, scale_numbers, strict=True)},
-            samples_by_source={n: round(c) for n, c in zip(self.sources, source_numbers, strict=True)},
+            scale_counts=scale_counts,
+            scale_probs=scale_probs if sampler.method == "learned" else {},
+            samples_by_source=samples_by_source,
             row_budget=self.row_budget,
-            balance_loss_coeff=sampler.balance_loss_coeff if sampler.enabled else 0.0,
+            vision_sampler=sampler,
         )
 
 

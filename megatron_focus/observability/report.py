@@ -68,6 +68,13 @@ class TensorBoard:
             "speed/tokens per second": metrics.tokens_per_second,
             "speed/seconds per step": metrics.seconds,
         } | {f"scales/{name}": share for name, share in metrics.scale_shares.items()}
+        if metrics.scale_probs:
+            scalars |= {f"scales/mean probability of {name}": prob for name, prob in metrics.mean_probs.items()}
+            scalars |= {
+                "choice/bits by picture": metrics.choice_by_picture,
+                "choice/bits by region within a picture": metrics.choice_by_region,
+                "choice/within-picture share": metrics.choice_within_pictures,
+            }
         scalars |= {f"data/samples of {name}": float(count) for name, count in metrics.samples_by_source.items()}
         scalars |= {f"data/left out so far: {reason}": float(count) for reason, count in left_out.items()}
         if mfu is not None:

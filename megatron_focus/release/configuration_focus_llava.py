@@ -25,6 +25,8 @@ VISION_SAMPLER_DEFAULTS: dict[str, Any] = {
     "window": 4,
     "scales": ["1x1", "2x2", "4x4"],
     "score_pooling": "max",
+    "score_scale": None,
+    "center_scores": False,
     "gate": "paper",
     "global_view": "compress",
 }
@@ -75,7 +77,9 @@ class FocusLlavaConfig(LlavaNextConfig):
         vision_sampler: ``enabled``; ``method`` learned | heuristic, where ``heuristic_keep`` is the share of the cells
             that stay and the only scale is 1x1; ``window``, side in cells, divides the cells of a tile side;
             ``scales``, pooling kernels "rows x columns" (or "discard") that divide the window, finest first;
-            ``score_pooling`` max | mean; ``gate`` paper | ste | switch; ``global_view`` compress | keep | drop.
+            ``score_pooling`` max | mean; ``score_scale``, factor of the scores, 1 / sqrt(C) for None;
+            ``center_scores``, whether each score loses its mean over the windows of the image; ``gate`` paper | ste |
+            switch; ``global_view`` compress | keep | drop.
         text_sampler: ``enabled``; ``layer``, tokens are dropped before this layer, counted from 0; ``gamma``, share of
             the total importance that the kept tokens exceed, 1 or more keeps all.
         instruction_start_token_ids: the markers after which the content of a user turn begins, each a list of ids; the
@@ -147,6 +151,11 @@ class FocusLlavaConfig(LlavaNextConfig):
             if settings[key] not in choices:
                 raise ValueError(f"vision_sampler.{key} is {settings[key]!r}; choose one of {choices}")
         self._check_method(settings)
+        scale, centred = settings["score_scale"], settings["center_scores"]
+        if scale is not None and (not isinstance(scale, int | float) or isinstance(scale, bool) or not scale > 0):
+            raise ValueError(f"vision_sampler.score_scale is {scale!r}; it must be a number above 0, or null")
+        if not isinstance(centred, bool):
+            raise ValueError(f"vision_sampler.center_scores is {centred!r}; it must be true or false")
         window, scales = settings["window"], settings["scales"]
         if not isinstance(window, int) or window < 1 or cells % window:
             raise ValueError(f"vision_sampler.window is {window!r}; it must divide the {cells} cells of a tile side")

@@ -116,8 +116,10 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         """The visual tokens of images whose projected tiles are ``features`` [tiles, cells, C].
 
         Raises:
-            ValueError: the newline's embedding is offloaded; accelerate would load it only for layers, not for this.
+            ValueError: an image is left without a token, or the newline's embedding is offloaded; accelerate would load
+                it only for layers, not for this.
         """
+        self._check_crops(grids)
         if self.image_newline.is_meta:
             raise ValueError("model.image_newline cannot be offloaded; give it a device in device_map")
         newline = self.image_newline.to(features.device)
@@ -126,6 +128,17 @@ class FocusLlavaModel(FocusLlavaPreTrainedModel, LlavaNextModel):
         if self.samplers.vision:
             return self.vision_sampler(features, newline, grids, self.samplers.scales)
         return baseline_tokens(features, newline, grids)
+
+    def _check_crops(self, grids: list[ImageGrid]) -> None:
+        if not self.samplers.vision or self.config.vision_sampler["global_view"] != "drop":
+            return
+        for number, grid in enumerate(grids):
+            top, bottom, left, right = grid.crop
+            if top >= bottom or left >= right:
+                raise ValueError(
+                    f"image {number} has no visual token under vision_sampler.global_view='drop': it is too elongated "
+                    "for the cells of its tiles; crop it, or ask with set_samplers(vision=False)"
+                )
 
     def pack_image_features(
         self,

@@ -32,7 +32,7 @@ def _moved(found: Tensor, steps: int) -> Tensor:
 def instruction_mask(
     input_ids: Tensor, is_image: Tensor, start_ids: list[list[int]], end_ids: list[list[int]]
 ) -> Tensor:
-    """bool [B, L], the content of user turns behind the last image of each row; rows without an image have none.
+    """bool [B, L], the content of each row's latest user turn, behind the last image; rows without an image have none.
 
     Args:
         input_ids: [B, L].
@@ -53,7 +53,9 @@ def instruction_mask(
     last_begin = torch.where(begins, step, -1).cummax(1).values
     last_end = torch.where(ends, step, -1).cummax(1).values
     last_image = torch.where(is_image, step, -1).amax(1, keepdim=True)
-    return (last_begin > last_end) & ~in_marker & (step > last_image) & (last_image >= 0)
+    latest = torch.where(begins & ~in_marker, step, -1).amax(1, keepdim=True)
+    in_turn = (last_begin > last_end) & ~in_marker
+    return in_turn & (step >= latest) & (step > last_image) & (last_image >= 0)
 
 
 def importance(queries: Tensor, keys: Tensor, scaling: float) -> Tensor:

@@ -146,6 +146,16 @@ def baseline_tokens(features: Tensor, newline: Tensor, grids: list[ImageGrid]) -
     return _in_reading_order([_pooled_group(windows, chosen, (1, 1), None), newlines], len(grids), windows)
 
 
+def _image_means(score: Tensor, windows: Windows) -> Tensor:
+    """float32 [I, g*g], mean score of each image's windows that have a valid cell, from [W, g*g].
+
+    A product, whose sums have a fixed order; those of atomic additions have none.
+    """
+    images = torch.arange(int(windows.image.max()) + 1, device=score.device)
+    member = ((windows.image == images[:, None]) & windows.has_cells).to(score.dtype)
+    return member @ score / member.sum(1).clamp(min=1)[:, None]
+
+
 class ScaleSelector(nn.Linear):
     """The sampler's weights, read nowhere else: accelerate may load them only while this module is called."""
 
@@ -162,6 +172,8 @@ class VisionSampler(nn.Module):
         self.window: int = settings["window"]
         self.scales: list[str] = settings["scales"]
         self.score_pooling: str = settings["score_pooling"]
+        self.score_scale: float | None = settings["score_scale"]
+        self.center_scores: bool = settings["center_scores"]
         self.gate: str = settings["gate"]
         self.global_view: str = settings["global_view"]
         self.selector = ScaleSelector(cells_per_side**2, len(self.scales))
@@ -181,8 +193,11 @@ class VisionSampler(nn.Module):
         per_tile = (grids[0].cells_per_side // self.window) ** 2
         image_of_tile = windows.image[::per_tile]
         context = features[first_tiles(grids, features.device)].float()[image_of_tile]
-        score = pooled.view(-1, per_tile, pooled.shape[-1]) @ context.transpose(1, 2) / math.sqrt(pooled.shape[-1])
-        logits = self.selector(score.flatten(0, 1), offered)
+        scale = 1 / math.sqrt(pooled.shape[-1]) if self.score_scale is None else self.score_scale
+        score = (pooled.view(-1, per_tile, pooled.shape[-1]) @ context.transpose(1, 2) * scale).flatten(0, 1)
+        if self.center_scores:
+            score = score - _image_means(score, windows)[windows.image]
+        logits = self.selector(score, offered)
         return logits, logits.softmax(-1)
 
     def _factor(self, probability: Tensor) -> Tensor | None:

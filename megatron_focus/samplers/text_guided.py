@@ -60,7 +60,7 @@ def select_by_share(scores: Tensor, key_valid: Tensor, image: Tensor, gamma: Ten
         scores: float32 [B, V].
         key_valid: bool [B, V].
         image: int64 [B, V], image of each token (any numbering within the row).
-        gamma: float [B].
+        gamma: float64 [B].
     """
     width = scores.shape[1]
     ranked = scores.masked_fill(~key_valid, -1.0)  # importance is never negative, so padding comes last
@@ -69,7 +69,7 @@ def select_by_share(scores: Tensor, key_valid: Tensor, image: Tensor, gamma: Ten
     share = cumulative / cumulative[:, -1:].clamp(min=torch.finfo(torch.float64).tiny)
     # Token j of the ranking is needed as long as the share of those before it does not exceed gamma.
     before = torch.nn.functional.pad(share, (1, 0))[:, :width]
-    needed = (before <= gamma.double()[:, None]) | (gamma[:, None] >= 1)
+    needed = (before <= gamma[:, None]) | (gamma[:, None] >= 1)
     keep = torch.zeros_like(key_valid).scatter(1, order, needed)
     return (keep | _best_of_each_image(ranked, image, order)) & key_valid
 

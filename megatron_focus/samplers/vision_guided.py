@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from megatron_focus.config.schema import VisionSamplerConfig
+from megatron_focus.samplers.balance import entropy_within_pictures, prob_sum_gradients
 from megatron_focus.samplers.window_plan import NEWLINE_SCALE, WindowPlan
 
 
@@ -30,7 +31,21 @@ class VisualTokens:
     scale_counts: Tensor
     """int64 [S], counted windows that chose each scale."""
     balance: Tensor
-    """float32 scalar, sum over scales of w_i f_i P_i (Eq. 10 without alpha); 0 where nothing was sampled."""
+    """float32 scalar, sum over scales of w_i f_i P_i of the row (Eq. 10 without alpha); 0 where nothing was sampled."""
+    choice: "ChoiceSums | None" = None
+    """What the learned sampler's choices add up to; None where nothing was chosen."""
+
+
+@dataclass(kw_only=True)
+class ChoiceSums:
+    """Sums over the counted windows of a row, see ``samplers/balance.py``; they add up over the rows of a batch."""
+
+    probs: Tensor
+    """float32 [S], sum of the probabilities of each scale."""
+    entropy_within_pictures: Tensor
+    """float64 scalar, in nats."""
+    gradients: Tensor | None
+    """float32 [S, S, G + 1], gradient of each sum of probabilities by the selector; None where it is not needed."""
 
 
 class VisionGuidedSampler(nn.Module):
@@ -51,7 +66,8 @@ class VisionGuidedSampler(nn.Module):
             newline: [C], the newline embedding.
             plan: the row's candidates, on the device of ``features``.
         """
-        logits = self.selector_logits(features, plan)
+        scores = self.scores(features, plan)
+        logits = self.selector_logits(scores)
         probs = logits.softmax(-1)
         choice = first_argmax(logits)
         taken = (plan.scale == NEWLINE_SCALE) | (plan.scale == nn.functional.pad(choice, (0, 1))[plan.window])
@@ -68,10 +84,11 @@ class VisionGuidedSampler(nn.Module):
             lengths=torch.bincount(image, minlength=plan.num_images),
             scale_counts=chosen.sum(0),
             balance=self._balance(probs, chosen, plan),
+            choice=self._choice_sums(scores, probs, chosen, plan),
         )
 
-    def selector_logits(self, features: Tensor, plan: WindowPlan) -> Tensor:
-        """Scale logits Z of every window, float32 [M, S]; windows without a valid cell get finite, unused values."""
+    def scores(self, features: Tensor, plan: WindowPlan) -> Tensor:
+        """Scores of every window (Eq. 1), float32 [M, g * g]; finite and unused where no cell is valid."""
         tiles, cells, channels = features.shape
         g, w = plan.cell_valid.shape[1], self.config.window
         grid = features.view(tiles, g // w, w, g // w, w, channels)
@@ -87,10 +104,15 @@ class VisionGuidedSampler(nn.Module):
             pooled.view(tiles, -1, channels),
             context.transpose(1, 2),
             beta=0.0,
-            alpha=channels**-0.5,
+            alpha=channels**-0.5 if self.config.score_scale is None else self.config.score_scale,
         )
-        logits = nn.functional.linear(score.view(-1, cells), self.selector.weight.float(), self.selector.bias.float())
-        return logits
+        if self.config.center_scores:
+            score = score - _picture_means(score, plan)
+        return score.view(-1, cells)
+
+    def selector_logits(self, scores: Tensor) -> Tensor:
+        """Scale logits Z of every window, float32 [M, S]."""
+        return nn.functional.linear(scores, self.selector.weight.float(), self.selector.bias.float())
 
     def _gate(self, probs: Tensor, choice: Tensor) -> Tensor:
         """Factor of each window's tokens, float32 [M] (Eq. 2 and its alternatives)."""
@@ -102,13 +124,35 @@ class VisionGuidedSampler(nn.Module):
         return top if self.config.gate == "paper" else top / top.detach()
 
     def _balance(self, probs: Tensor, chosen: Tensor, plan: WindowPlan) -> Tensor:
-        """Sum of w_i f_i P_i over the counted windows (Eq. 4, 5, 10)."""
+        """Sum of w_i f_i P_i over the row's counted windows (Eq. 4, 5, 10)."""
+        if self.config.balance_scope == "batch":  # whose gradient comes from the sums of all rows
+            probs = probs.detach()
         windows = max(plan.num_windows, 1)
         fraction = chosen.sum(0).float() / windows
         mean_probs = (probs * plan.window_counted[:, None]).sum(0) / windows
         if self.config.balance_weights is not None:
             fraction = fraction * fraction.new_tensor(self.config.balance_weights)
         return (fraction * mean_probs).sum()
+
+    def _choice_sums(self, scores: Tensor, probs: Tensor, chosen: Tensor, plan: WindowPlan) -> ChoiceSums:
+        scores, probs, weight = scores.detach(), probs.detach(), self.selector.weight
+        learns = torch.is_grad_enabled() and weight.requires_grad and self.config.balance_scope == "batch"
+        return ChoiceSums(
+            probs=(probs * plan.window_counted[:, None]).sum(0),
+            entropy_within_pictures=entropy_within_pictures(chosen, plan.context_tile),
+            gradients=prob_sum_gradients(scores, probs, plan.window_counted) if learns else None,
+        )
+
+
+def _picture_means(score: Tensor, plan: WindowPlan) -> Tensor:
+    """Mean score of the counted windows of each tile's picture, [t, 1, g * g], from scores [t, K, g * g].
+
+    A product with the tiles that share a picture: sums in a fixed order, where atomic additions would have none.
+    """
+    counted = plan.window_counted.view(len(score), -1, 1)
+    same_picture = (plan.context_tile[:, None] == plan.context_tile).to(score.dtype)
+    total = same_picture @ (score * counted).sum(1)
+    return (total / (same_picture @ counted.sum(1).to(score.dtype)).clamp(min=1))[:, None]
 
 
 def first_argmax(logits: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from data_pipeline.loading.steps import StepBatch, StepReport
 from data_pipeline.row import PackedRow, empty_row
 from megatron_focus.config.schema import ModelConfig, RunConfig
 from megatron_focus.models.focus_llava import RowInputs
-from megatron_focus.samplers.draws import draw
+from megatron_focus.samplers.draws import draw, without_loss_on_history
 from megatron_focus.samplers.window_plan import WindowPlan, plan_windows
-from megatron_focus.training.balance_loss import balance_coefficient
+from megatron_focus.training.balance_loss import row_balance_coefficient
 
 
 @dataclass(kw_only=True)
@@ -105,6 +105,8 @@ class StepFeeder:
     def _row_inputs(self, rows: list[PackedRow], step: int) -> list[RowInputs]:
         """Plans, draws and balance coefficients; the step's totals are known before anything is computed."""
         model, seed = self.config.model, self.config.training.seed
+        draws = [draw(model.text_sampler, row, seed=seed, step=step, training=True) for row in rows]
+        rows = [without_loss_on_history(model.text_sampler, row, d) for row, d in zip(rows, draws, strict=True)]
         plans = [row_plan(model, row) for row in rows]
         windows = sum(plan.num_windows for plan in plans)
         loss_tokens = sum(row.loss_tokens for row in rows)
@@ -113,16 +115,15 @@ class StepFeeder:
             torch.distributed.all_reduce(totals, group=self.dp_group)
         step_windows, step_loss_tokens = totals.tolist()
         inputs = []
-        for row, plan in zip(rows, plans, strict=True):
-            draws = draw(model.text_sampler, row.sample_keys.tolist(), seed=seed, step=step, training=True)
-            coefficient = balance_coefficient(
-                model.vision_sampler.balance_loss_coeff, plan.num_windows, step_windows, step_loss_tokens
+        for row, plan, drawn in zip(rows, plans, draws, strict=True):
+            coefficient = row_balance_coefficient(
+                model.vision_sampler, plan.num_windows, step_windows, step_loss_tokens
             )
             inputs.append(
                 RowInputs(
                     row=on_device(row, self.device),
                     plan=plan.to(self.device),
-                    draws=draws.to(self.device),
+                    draws=drawn.to(self.device),
                     balance_coefficient=coefficient,
                     loss_tokens=row.loss_tokens,
                 )
@@ -140,7 +141,7 @@ def row_plan(model: ModelConfig, row: PackedRow) -> WindowPlan:
 
 def on_device(row: PackedRow, device: torch.device) -> PackedRow:
     """The row on ``device``, except what the host alone reads."""
-    names = ("tokens", "labels", "instruction", "cu_seqlens", "tiles")
+    names = ("tokens", "labels", "user_turn", "cu_seqlens", "tiles")
     return replace(row, **{name: getattr(row, name).to(device, non_blocking=True) for name in names})
 
 
@@ -166,7 +167,7 @@ def broadcast_row(row: PackedRow | None, group: ProcessGroup, device: torch.devi
         tiles, _, side, _ = row.tiles.shape
         header = torch.tensor([len(row.tokens), row.num_samples, len(row.image_sizes), tiles, side])
     tokens, samples, images, tiles, side = shared(header.to(device)).tolist()
-    lengths = dict.fromkeys(("tokens", "labels", "instruction"), tokens)
+    lengths = dict.fromkeys(("tokens", "labels", "user_turn"), tokens)
     lengths |= {"cu_seqlens": samples + 1, "grids": 2 * images, "image_sizes": 2 * images, "sample_keys": samples}
     if row is not None:
         numbers = torch.cat([getattr(row, name).flatten().to(torch.int64) for name in lengths]).to(device)
@@ -178,7 +179,7 @@ def broadcast_row(row: PackedRow | None, group: ProcessGroup, device: torch.devi
     return PackedRow(
         tokens=parts["tokens"],
         labels=parts["labels"],
-        instruction=parts["instruction"].bool(),
+        user_turn=parts["user_turn"],
         cu_seqlens=parts["cu_seqlens"].to(torch.int32),
         tiles=shared(pixels.contiguous()),
         grids=parts["grids"].view(-1, 2).to(torch.int32),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data_pipeline.loading.cost import SampleCost
 from megatron_focus.config.schema import ModelConfig, TextSamplerConfig
 from megatron_focus.models.flops import decoder_layer_flops, head_flops, training_passes, vision_flops
-from megatron_focus.samplers.draws import draw
+from megatron_focus.samplers.draws import layer_and_gamma
 
 DROPPED_PER_GAMMA = 5 / 3
 """Share of the visual tokens dropped, per unit by which gamma is below 1: the paper's 0.25 at gamma = 0.85."""
@@ -79,10 +79,10 @@ class FixedDrop:
 class DrawnDrop:
     """Layer and gamma are drawn for each sample, from (seed, step, key): known before the step.
 
-    The draws are those of ``megatron_focus.samplers.draws.draw``, which makes a generator for each sample. A step of
-    thousands is planned on every reading rank, so here the generator (Philox 4x64, 10 rounds; J. K. Salmon and others,
-    Parallel random numbers: as easy as 1, 2, 3, 2011) runs over all samples at once. Were it to differ, rows would be
-    less even and nothing else.
+    The draws are those of ``megatron_focus.samplers.draws.layer_and_gamma``, which makes a generator for each sample. A
+    step of thousands is planned on every reading rank, so here the generator (Philox 4x64, 10 rounds; J. K. Salmon and
+    others, Parallel random numbers: as easy as 1, 2, 3, 2011) runs over all samples at once. Were it to differ, rows
+    would be less even and nothing else.
     """
 
     sampler: TextSamplerConfig
@@ -108,8 +108,7 @@ class DrawnDrop:
         gamma = begin + (end - begin) * ((second >> np.uint64(11)).astype(np.float64) * 2.0**-53)
         # Lemire's method draws again where this remainder is small: once in hundreds of millions.
         for sample in np.flatnonzero((scaled & _HALF) < number).tolist():
-            again = draw(self.sampler, [int(keys[sample])], seed=self.seed, step=step, training=True)
-            layer[sample], gamma[sample] = again.drop_layer.item(), again.gamma.item()
+            layer[sample], gamma[sample] = layer_and_gamma(self.sampler, int(keys[sample]), seed=self.seed, step=step)
         return layer, gamma
 
 

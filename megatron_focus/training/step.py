@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder, loss_tokens
+from megatron_focus.training.balance_loss import BatchBalance
 from megatron_focus.training.batch import StepInputs
 from megatron_focus.training.step_guard import StepGuard
 
@@ -68,12 +70,13 @@ def forward_backward(
     recorder: StepRecorder,
 ) -> None:
     """Gradients of the step's loss: mean over loss tokens, plus the balance loss."""
+    balance = BatchBalance(recorder.model.vision_sampler)
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
     iterators = [iter(inputs.rows) if unwrap_model(chunk).pre_process else None for chunk in chunks]
     get_forward_backward_func()(
-        forward_step_func=partial(_forward_step, recorder=recorder),
+        forward_step_func=partial(_forward_step, recorder=recorder, balance=balance),
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=chunks if len(chunks) > 1 else chunks[0],
         num_microbatches=inputs.num_microbatches,
@@ -81,14 +84,23 @@ def forward_backward(
         micro_batch_size=1,
         forward_only=False,
     )
+    selector = unwrap_model(chunks[0]).selector
+    if recorder.model.vision_sampler.balance_scope == "batch" and selector is not None:
+        balance.add_gradient(selector, parallel_state.get_data_parallel_group())
 
 
 def _forward_step(
-    iterator: Iterator[RowInputs] | None, model: DistributedDataParallel, *, recorder: StepRecorder
+    iterator: Iterator[RowInputs] | None,
+    model: DistributedDataParallel,
+    *,
+    recorder: StepRecorder,
+    balance: BatchBalance,
 ) -> tuple[Tensor, Callable]:
     inputs = next(iterator) if iterator is not None else None
     result: StageOutput = model(inputs)
     recorder.add(inputs, result)
+    if result.visual is not None:
+        balance.add(result.visual)
     return result.output, partial(_loss, result=result, recorder=recorder)
 
 

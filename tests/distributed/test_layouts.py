@@ -104,20 +104,18 @@ def test_distributed_optimizer_equals_one_rank(layout, weights, alone):
 
 @pytest.fixture(scope="session")
 def one_by_one(weights):
-    """Every sample in a row of its own, on one rank. No balance loss: its f and P are taken over a microbatch."""
-    model = tiny_model()
-    model.vision_sampler.balance_loss_coeff = 0.0
-    config = configure(model, {"use_distributed_optimizer": False})
-    return model, run_ranks(run_steps, 1, config, weights, ROWS, 1, True)
+    """Every sample in a row of its own, on one rank; the balance loss is taken over the batch."""
+    config = configure(None, {"use_distributed_optimizer": False})
+    return run_ranks(run_steps, 1, config, weights, ROWS, 1, True)
 
 
 @pytest.mark.parametrize("layout", ["alone", "tp2 sp", "pp4", "pp2 vpp2", "tp2 pp2 sp", "dp2", "recompute uniform"])
 def test_packed_equals_one_by_one(layout, weights, one_by_one):
     """Attention never crosses samples, positions are per sample, dropping is per sample: under every layout."""
-    model, reference = one_by_one
     world_size, parallel = LAYOUTS.get(layout, (1, {}))
-    results = run(world_size, weights, parallel, model=model, steps=1)
-    assert_same(results, reference)
+    results = run(world_size, weights, parallel, steps=1)
+    assert results[0].balances[0] > 0.01
+    assert_same(results, one_by_one)
 
 
 @pytest.mark.parametrize("layout", ["tp2 sp", "pp4"])

@@ -151,7 +151,7 @@ def one_row(config: RunConfig) -> tuple[torch.nn.Module, RowInputs]:
     _, parts = start(config)
     model = unwrap_model(parts.chunks[0])
     row = make_row(1, IMAGES)
-    draws = draw(config.model.text_sampler, row.sample_keys.tolist(), seed=1, step=0, training=True)
+    draws = draw(config.model.text_sampler, row, seed=1, step=0, training=True)
     plan = row_plan(config.model, row)
     return model.train(), RowInputs(
         row=row, plan=plan, draws=draws, balance_coefficient=0.1, loss_tokens=row.loss_tokens
@@ -174,7 +174,7 @@ def load_of(inputs: RowInputs, result: StageOutput) -> RowLoad:
     newlines = [int(fused.newline[fused.image == i].sum()) for i in range(len(of_image))]
     scored = [v - sum(newlines[sum(counts[:i]) : sum(counts[: i + 1])]) for i, v in enumerate(visual)]
     sample_of = torch.arange(len(counts)).repeat_interleave(row.cu_seqlens.diff().long())
-    asking = torch.bincount(sample_of[row.instruction], minlength=len(counts)).tolist()
+    asking = torch.bincount(sample_of[row.user_turn >= 0], minlength=len(counts)).tolist()
     return RowLoad(
         samples=row.num_samples,
         text=len(row.tokens) - images,

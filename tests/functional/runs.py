@@ -80,7 +80,7 @@ class _Recorded(_Watched):
 
 def _fingerprint(row):
     digest = hashlib.sha256()
-    for tensor in (row.tokens, row.labels, row.instruction, row.tiles):
+    for tensor in (row.tokens, row.labels, row.user_turn, row.tiles):
         digest.update(tensor.contiguous().numpy().tobytes())
     return tuple(row.sample_ids), digest.hexdigest()
 

@@ -75,20 +75,21 @@ def row_of_samples(
 
 def with_markers(row: PackedRow, start: list[int], end: list[int]) -> PackedRow:
     """The row with each instruction between the ids that open and close a user turn."""
-    keys = {"tokens": [], "labels": [], "instruction": []}
+    keys = {"tokens": [], "labels": [], "user_turn": []}
     lengths = []
     for begin, stop in zip(row.cu_seqlens[:-1].tolist(), row.cu_seqlens[1:].tolist(), strict=True):
         length = 0
         for i in range(begin, stop):
-            flag = bool(row.instruction[i])
-            opens = flag and not bool(row.instruction[i - 1])
-            closes = flag and not bool(row.instruction[i + 1])
+            turn = int(row.user_turn[i])
+            flag = turn >= 0
+            opens = flag and int(row.user_turn[i - 1]) != turn
+            closes = flag and int(row.user_turn[i + 1]) != turn
             own = int(row.tokens[i])
-            pieces = [(t, False) for t in start * opens] + [(own, flag)] + [(t, False) for t in end * closes]
-            for token, is_instruction in pieces:
+            pieces = [(t, -1) for t in start * opens] + [(own, turn)] + [(t, -1) for t in end * closes]
+            for token, of_turn in pieces:
                 keys["tokens"].append(token)
                 keys["labels"].append(IGNORE_INDEX)
-                keys["instruction"].append(is_instruction)
+                keys["user_turn"].append(of_turn)
             length += len(pieces)
         lengths.append(length)
     cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)

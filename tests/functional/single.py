@@ -22,5 +22,5 @@ def one_rank_model(model: ModelConfig, image_token_id: int) -> FocusLLaVA:
 
 def row_inputs(model: ModelConfig, row, *, training: bool, draws: TextDraws | None = None, step: int = 0) -> RowInputs:
     """A row with its plan and draws."""
-    drawn = draw(model.text_sampler, row.sample_keys.tolist(), seed=0, step=step, training=training)
+    drawn = draw(model.text_sampler, row, seed=0, step=step, training=training)
     return RowInputs(row=row, plan=row_plan(model, row), draws=draws or drawn, loss_tokens=row.loss_tokens)

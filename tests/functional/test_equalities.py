@@ -1,18 +1,25 @@
 """The model against things nobody here wrote, and against itself by other means."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from megatron.core.utils import unwrap_model
 from torch import nn
 from transformers import LlavaNextForConditionalGeneration
 
+from data_pipeline.anyres import normalise
 from megatron_focus.models.core_attention import rotate
 from megatron_focus.models.packed_layout import VISUAL
+from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
 from megatron_focus.samplers.draws import TextDraws
-from megatron_focus.training.balance_loss import balance_coefficient
+from megatron_focus.training.balance_loss import row_balance_coefficient
+from megatron_focus.training.batch import StepFeeder
+from megatron_focus.training.step import forward_backward
 from tests.distributed.harness import run_ranks
+from tests.distributed.workers import configure, start, step_batch
 from tests.functional.sides import FAMILIES, both_sides, family, hf_inputs, row_of_samples, samples_of, without_samplers
 from tests.functional.single import one_rank_model, row_inputs
 from tests.tiny import make_row, tiny_model
@@ -86,10 +93,14 @@ def dropped_beside_masked(layers, gammas):
     torch.manual_seed(5)
     chunk = one_rank_model(model, 250)
     row = make_row(7, [[(100, 80)], [(60, 200), (57, 57)], []])
-    draws = TextDraws(drop_layer=torch.tensor(layers, dtype=torch.int32), gamma=torch.tensor(gammas))
+    draws = TextDraws(
+        drop_layer=torch.tensor(layers, dtype=torch.int32),
+        gamma=torch.tensor(gammas, dtype=torch.float64),
+        asking_turn=torch.zeros(3, dtype=torch.int64),
+    )
     inputs = row_inputs(model, row, training=True, draws=draws)
     dropped = chunk(inputs)
-    everything = TextDraws(drop_layer=torch.full((3,), -1, dtype=torch.int32), gamma=torch.ones(3))
+    everything = replace(draws, drop_layer=torch.full((3,), -1, dtype=torch.int32))
     whole = chunk(row_inputs(model, row, training=True, draws=everything))
     left = {(s, p) for s, p in zip(dropped.layout.sample.tolist(), dropped.layout.position.tolist(), strict=True)}
     sample = whole.layout.sample.tolist()
@@ -114,6 +125,7 @@ def test_dropping_equals_hiding_the_dropped_keys(layers):
 def balance_gradient(alpha):
     """The selector's gradient from the schedule's form and from one plain autograd graph."""
     model = tiny_model()
+    model.vision_sampler.balance_scope, model.vision_sampler.balance_loss_coeff = "row", alpha
     torch.manual_seed(6)
     chunk = one_rank_model(model, 250)
     rows = [make_row(i, images) for i, images in enumerate(([[(100, 80)], []], [[(30, 90)], [(112, 112)]], [[]]))]
@@ -131,18 +143,51 @@ def balance_gradient(alpha):
 
     scheduled = [torch.zeros_like(p) for p in parameters]
     for one in inputs:
-        one.balance_coefficient = balance_coefficient(alpha, one.plan.num_windows, windows, tokens)
+        one.balance_coefficient = row_balance_coefficient(model.vision_sampler, one.plan.num_windows, windows, tokens)
         for whole, part in zip(scheduled, torch.autograd.grad(chunk(one).output.sum(), parameters), strict=True):
             whole += part / tokens
     return plain, scheduled
 
 
-def test_the_balance_gradient_is_that_of_the_loss_as_written():
+def test_the_balance_gradient_of_rows_is_that_of_the_loss_as_written():
     ((plain, scheduled),) = run_ranks(balance_gradient, 1, 0.1)
     ((without, _),) = run_ranks(balance_gradient, 1, 0.0)
     for a, b, c in zip(plain, scheduled, without, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)  # 3e-8 was seen
         assert (a - c).abs().max() > 1e-4  # the balance loss is felt
+
+
+def batch_balance_gradient():
+    """What the balance loss adds to the selector's gradient in a step of three rows, and autograd's float64 answer."""
+    torch.manual_seed(6)
+    config = configure(None, {"use_distributed_optimizer": False})
+    device, parts = start(config)
+    model = unwrap_model(parts.chunks[0])
+    images = ([[(100, 80)], []], [[(30, 90)], [(112, 112)]], [[]])
+    rows = [make_row(number, of_row) for number, of_row in enumerate(images)]
+    inputs = StepFeeder(config, iter([step_batch(rows)]), pad_token_id=249, device=device).next_step(0)
+    found = []
+    for alpha in (0.1, 0.0):
+        config.model.vision_sampler.balance_loss_coeff = alpha
+        forward_backward(parts.chunks, parts.optimizer, inputs, StepRecorder(config.model, 1000))
+        found.append([p.main_grad.clone() for p in model.vision_sampler.parameters()])
+    weight, bias = (p.detach().double().requires_grad_() for p in model.vision_sampler.parameters())
+    probs = []
+    for one in inputs.rows:
+        if len(one.row.tiles) > 0:
+            features = model.projector(model.vision_tower(normalise(one.row.tiles, torch.float32)))
+            scores = model.vision_sampler.scores(features, one.plan)[one.plan.window_counted].detach()
+            probs.append((scores.double() @ weight.T + bias).softmax(-1))
+    probs = torch.cat(probs)
+    share = torch.bincount(probs.argmax(-1), minlength=3) / len(probs)
+    wanted = torch.autograd.grad(0.1 * (share * probs.mean(0)).sum(), (weight, bias))
+    return [(a - b, w) for a, b, w in zip(*found, wanted, strict=True)]
+
+
+def test_the_balance_gradient_of_a_batch_is_that_of_the_loss_as_written():
+    for added, wanted in run_ranks(batch_balance_gradient, 1)[0]:
+        assert wanted.norm() > 1e-3
+        assert (added - wanted).norm() < 1e-5 * wanted.norm()  # a difference of float32; 1e-6 was seen
 
 
 def test_a_wrong_number_of_placeholders_is_refused():

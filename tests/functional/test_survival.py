@@ -222,7 +222,7 @@ def with_broken_gradients(config, steps):
 
     def broken(self, step):
         inputs = next_step(self, step)
-        if step + 1 in steps:
+        if step + 1 in steps:  # under balance_scope=row, whose loss goes through the backward pass
             inputs.rows = [dataclasses.replace(row, balance_coefficient=float("nan")) for row in inputs.rows]
         return inputs
 
@@ -240,6 +240,7 @@ def with_broken_gradients(config, steps):
 )
 def test_a_step_that_is_not_finite_is_skipped_and_its_samples_are_named(run_config, parallel, freeze):
     config = run_config(parallel, {"train_iters": 4}, name="nan", freeze=freeze)
+    config.model.vision_sampler.balance_scope = "row"
     results = run_ranks(with_broken_gradients, 2, config, {2, 3})
     skipped = [line for line in results[0].said if line.startswith(("step 2 skipped", "step 3 skipped"))]
     assert len(skipped) == 2
@@ -254,6 +255,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_samples_are_named(run_conf
 
 def test_too_many_skipped_steps_end_the_run_with_sound_checkpoints(run_config):
     config = run_config(name="nan")
+    config.model.vision_sampler.balance_scope = "row"
     config.training.max_skipped_steps, config.checkpoint.save_interval = 1, 1
     with pytest.raises(AssertionError, match=r"FloatingPointError: 2 steps in a row.*step 5 skipped.*samples: .*s\d"):
         run_ranks(with_broken_gradients, 1, config, {4, 5})

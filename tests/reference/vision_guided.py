@@ -43,6 +43,8 @@ def vision_guided_reference(
     gate: str,
     training: bool,
     newline: Tensor,
+    score_scale: float | None = None,
+    center_scores: bool = False,
 ) -> dict:
     """Sample one image.
 
@@ -59,6 +61,8 @@ def vision_guided_reference(
         gate: "paper" (multiply by the top-1 probability in training only), "ste" or "switch".
         training: whether the model trains.
         newline: [C], embedding put after each row of local windows that has a valid window.
+        score_scale: factor of the scores; None for 1 / sqrt(C).
+        center_scores: whether each score loses its mean over the valid windows of the image.
 
     Returns:
         ``tokens`` [n, C] float64; ``is_newline`` n booleans; ``scale`` of each window in raster order, global view
@@ -75,6 +79,25 @@ def vision_guided_reference(
     if global_view_mode == "compress":
         maps.insert(0, (global_view.view(g, g, hidden), (0, g, 0, g), False))
 
+    def scores_of(cells: Tensor, bounds: Crop, row: int, column: int) -> Tensor | None:
+        valid = _window_cells(cells, bounds, row, column, window, window)
+        if not valid:
+            return None
+        stacked = torch.stack(valid)
+        pooled = stacked.amax(0) if score_pooling == "max" else stacked.mean(0)
+        return global_view @ pooled * (1 / math.sqrt(hidden) if score_scale is None else score_scale)
+
+    mean = torch.zeros(g * g, dtype=torch.float64)
+    if center_scores:
+        every = [
+            scores_of(cells, bounds, row, column)
+            for cells, bounds, _ in maps
+            for row in range(0, cells.shape[0], window)
+            for column in range(0, cells.shape[1], window)
+        ]
+        valid = [score for score in every if score is not None]
+        mean = torch.stack(valid).mean(0) if valid else mean
+
     tokens: list[Tensor] = []
     is_newline: list[bool] = []
     chosen_scales: list[int | None] = []
@@ -87,15 +110,12 @@ def vision_guided_reference(
         for row in range(0, cells.shape[0], window):
             row_has_window = False
             for column in range(0, cells.shape[1], window):
-                valid = _window_cells(cells, bounds, row, column, window, window)
-                if not valid:
+                score = scores_of(cells, bounds, row, column)
+                if score is None:
                     chosen_scales.append(None)
                     continue
                 row_has_window = True
-                stacked = torch.stack(valid)
-                pooled = stacked.amax(0) if score_pooling == "max" else stacked.mean(0)
-                score = global_view @ pooled / math.sqrt(hidden)
-                logits = weight @ score + bias
+                logits = weight @ (score - mean) + bias
                 probs = torch.softmax(logits, 0)
                 choice = next(s for s in range(len(scales)) if logits[s] == logits.max())
                 chosen_scales.append(choice)

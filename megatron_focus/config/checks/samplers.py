@@ -14,6 +14,7 @@ def vision_sampler_problems(model: ModelConfig) -> list[str]:
     problems += one_of("model.vision_sampler.score_pooling", sampler.score_pooling, ("max", "mean"))
     problems += one_of("model.vision_sampler.gate", sampler.gate, ("paper", "ste", "switch"))
     problems += one_of("model.vision_sampler.global_view", sampler.global_view, ("compress", "keep", "drop"))
+    problems += one_of("model.vision_sampler.balance_scope", sampler.balance_scope, ("batch", "row"))
     problems += one_of("model.vision_sampler.window", sampler.window, (1, 2, 4, 8, 12))
     if not sampler.enabled:
         return problems
@@ -36,6 +37,8 @@ def vision_sampler_problems(model: ModelConfig) -> list[str]:
             problems.append(
                 f"model.vision_sampler.scales has {scale!r}, which does not fit into window {sampler.window}"
             )
+    if sampler.score_scale is not None and sampler.score_scale <= 0:
+        problems.append(f"model.vision_sampler.score_scale={sampler.score_scale} must be above 0, or null")
     order = [s for s in (*KERNELS, "discard") if s in sampler.scales]
     if sampler.scales != order:
         problems.append(
@@ -71,7 +74,7 @@ def _heuristic_problems(sampler: VisionSamplerConfig) -> list[str]:
             f"not {sampler.scales}"
         )
     usual = VisionSamplerConfig()
-    for key in ("score_pooling", "gate", "balance_weights"):
+    for key in ("score_pooling", "score_scale", "center_scores", "gate", "balance_weights", "balance_scope"):
         value = getattr(sampler, key)
         if value != getattr(usual, key):
             problems.append(f"model.vision_sampler.{key}={value} belongs to model.vision_sampler.method=learned")
@@ -82,6 +85,12 @@ def text_sampler_problems(model: ModelConfig) -> list[str]:
     """One sentence for each setting of the text-guided sampler that does not fit."""
     sampler, layers = model.text_sampler, model.language.num_layers
     problems = one_of("model.text_sampler.mode", sampler.mode, ("off", "direct", "train", "random"))
+    problems += one_of("model.text_sampler.queries", sampler.queries, ("first", "random_turn"))
+    if sampler.queries == "random_turn" and sampler.mode in ("off", "direct"):
+        problems.append(
+            f"model.text_sampler.queries=random_turn takes the loss from the answers before the turn that asks, but "
+            f"mode={sampler.mode} drops nothing in training: use queries=first, or mode=random or train"
+        )
     if sampler.mode == "off":
         return problems
     if not 0 <= sampler.layer < layers:

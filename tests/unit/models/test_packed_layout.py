@@ -15,7 +15,7 @@ def layout() -> PackedLayout:
         label=torch.tensor([-100, -100, -100, 7, 2**30, 9, -100], dtype=torch.int32),
         cu_seqlens=torch.tensor([0, 5, 7], dtype=torch.int32),
         drop_layer=torch.tensor([3, -1], dtype=torch.int32),
-        gamma=torch.tensor([0.85, 1.0]),
+        gamma=torch.tensor([0.85, 1.0], dtype=torch.float64),
     )
 
 

@@ -1,9 +1,11 @@
+import math
 import subprocess
 import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from megatron_focus.config.schema import VisionSamplerConfig
 from megatron_focus.observability.metrics import FIELDS, StepMetrics
 from megatron_focus.observability.report import TensorBoard, progress_line
 
@@ -29,29 +31,43 @@ def some_metrics():
         "data_wait": 0.3,
         "readers": 2.0,
         "balance": 6.0,
-        "windows": 3.0,
+        "windows": 4.0,
+        "entropy_within_pictures": 2 * math.log(2),  # two windows of one picture differ, the others do not
     }
     return StepMetrics(
         totals=totals,
         scale_counts={"1x1": 1, "4x4": 3},
+        scale_probs={"1x1": 1.6, "4x4": 2.4},
         samples_by_source={"docvqa": 6, "dvqa": 3},
         row_budget=200,
         grad_norm=0.5,
         lr=1e-3,
         seconds=3.0,
-        balance_loss_coeff=0.01,
+        vision_sampler=VisionSamplerConfig(balance_loss_coeff=0.01, scales=["1x1", "4x4"], balance_weights=[1.5, 0.5]),
     )
 
 
 def test_ratios(metrics):
     assert metrics.loss == 1.5
-    assert metrics.balance_loss == 0.02
+    assert metrics.balance_loss == pytest.approx(0.01 * (1.5 * 0.25 * 0.4 + 0.5 * 0.75 * 0.6))
+    metrics.vision_sampler.balance_scope = "row"
+    assert metrics.balance_loss == pytest.approx(0.015)
     assert metrics.kept_by_vision == 0.45 and metrics.kept_by_text == 0.8
     assert metrics.effective_tokens == pytest.approx((450 - 90 + 30) / 1000)
     assert metrics.scale_shares == {"1x1": 0.25, "4x4": 0.75}
     assert metrics.packing_fill == 0.75  # 600 tokens in 4 rows of 200
     assert metrics.data_wait_share == pytest.approx(0.05)  # two ranks waited 0.3 s together, of 3 s each
     assert metrics.tokens_per_second == 200
+
+
+def test_how_much_of_the_choice_lies_within_pictures(metrics):
+    whole = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
+    assert metrics.choice_by_region == pytest.approx(0.5)
+    assert metrics.choice_by_picture == pytest.approx(whole - 0.5)
+    assert metrics.choice_within_pictures == pytest.approx(0.5 / whole)
+    metrics.scale_counts = {"1x1": 4, "4x4": 0}
+    metrics.totals["entropy_within_pictures"] = 0.0
+    assert metrics.choice_within_pictures == 0.0
 
 
 def test_tensorboard_shows_what_was_left_out_and_where_samples_come_from(metrics, tmp_path):
@@ -68,6 +84,9 @@ def test_tensorboard_shows_what_was_left_out_and_where_samples_come_from(metrics
         "data/samples of docvqa": 6,
         "data/samples of dvqa": 3,
         "data/packing fill": 0.75,
+        "scales/4x4": 0.75,
+        "scales/mean probability of 4x4": 0.6,
+        "choice/bits by region within a picture": 0.5,
         "data/rows over budget": 1,
         "data/wait share": 0.05,
         "speed/MFU": 0.4,

@@ -59,7 +59,7 @@ CONVERSATIONS = [
 
 
 def check_markers(kind, template, conversations):
-    """The instruction found in ids alone, with each placeholder repeated and rows padded on the left."""
+    """The latest turn found in ids alone, with each placeholder repeated and rows padded on the left."""
     tokenizer = family_tokenizer(kind)
     renderer = Renderer(tokenizer, template)
     image = tokenizer.image_token_id
@@ -68,7 +68,8 @@ def check_markers(kind, template, conversations):
         encoded = renderer.render(turns)
         repeats = torch.tensor([3 if token == image else 1 for token in encoded.tokens])
         rows.append(torch.tensor(encoded.tokens).repeat_interleave(repeats))
-        expected.append(torch.tensor(encoded.instruction).repeat_interleave(repeats))
+        asks = encoded.user_turn == sum(turn.role == "user" for turn in turns) - 1
+        expected.append(torch.tensor(asks).repeat_interleave(repeats))
     longest = max(map(len, rows))
     pad = tokenizer.pad_token_id
     ids = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0), value=pad) for row in rows])
@@ -79,7 +80,7 @@ def check_markers(kind, template, conversations):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("template", CHAT_TEMPLATES)
-def test_instruction_is_that_of_the_training_data(template, kind):
+def test_the_latest_user_turn_asks(template, kind):
     conversations = CONVERSATIONS[:1] if template == "plain" else CONVERSATIONS
     found = check_markers(kind, template, conversations)
     assert bool(found.any()) == (template != "plain")
@@ -106,4 +107,6 @@ def test_instruction_of_a_turn_that_has_not_ended():
 def test_the_longest_marker_counts():
     ids = torch.tensor([[IMAGE, 9, 4, 5, 1, 6, 9, 5, 2, 1, 9, 4]])
     found = instruction_mask(ids, ids == IMAGE, [[9], [9, 4]], [[1], [2, 1]])
-    assert found[0].nonzero()[:, 0].tolist() == [3, 7]
+    assert found[0].nonzero()[:, 0].tolist() == [7]
+    found = instruction_mask(ids[:, :4], ids[:, :4] == IMAGE, [[9], [9, 4]], [[1], [2, 1]])
+    assert found[0].nonzero()[:, 0].tolist() == [3]

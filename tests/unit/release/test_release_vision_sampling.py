@@ -12,13 +12,16 @@ SIZES = [(300, 400), (57, 333), (512, 511), (100, 41), (7, 300)]
 SEVEN = ["1x1", "2x1", "1x2", "2x2", "4x2", "2x4", "4x4"]
 
 CASES = [
-    # cells, window, scales, score pooling, global view
+    # cells, window, scales, score pooling, global view, and score scale and centring where they are not the default
     (4, 4, ["1x1", "2x2", "4x4"], "max", "compress"),
     (4, 4, SEVEN, "mean", "keep"),
     (4, 2, ["1x1", "2x2"], "max", "drop"),
     (8, 4, SEVEN, "max", "compress"),
     (8, 8, ["1x1", "2x2", "4x4"], "mean", "compress"),
     (4, 1, ["1x1", "discard"], "max", "compress"),
+    (8, 4, ["1x1", "2x2", "4x4"], "max", "compress", 1.0, False),
+    (8, 4, ["1x1", "2x2", "4x4"], "max", "compress", None, True),
+    (4, 4, SEVEN, "mean", "keep", 0.5, True),
 ]
 
 
@@ -28,10 +31,15 @@ def grids_of(cells: int) -> list:
     return [image_grid(size, pinpoints, side, cells) for size in SIZES]
 
 
-def build(cells: int, window: int, scales: list[str], pooling: str, view: str, gate: str) -> tuple:
+def settings_of(case: tuple) -> dict:
+    names = ("window", "scales", "score_pooling", "global_view", "score_scale", "center_scores")
+    return dict(zip(names, (*case[1:], None, False)[:6] if len(case) == 5 else case[1:], strict=True))
+
+
+def build(case: tuple, gate: str) -> tuple:
+    cells = case[0]
     generator = torch.Generator().manual_seed(1)
-    settings = {"window": window, "scales": scales, "score_pooling": pooling, "gate": gate, "global_view": view}
-    sampler = VisionSampler(settings, cells)
+    sampler = VisionSampler(settings_of(case) | {"gate": gate}, cells)
     with torch.no_grad():
         sampler.selector.weight.normal_(generator=generator)
         sampler.selector.bias.normal_(generator=generator)
@@ -59,16 +67,10 @@ def reference(sampler: VisionSampler, features, newline, grids: list, settings: 
 @pytest.mark.parametrize("gate", ["paper", "ste", "switch"])
 @pytest.mark.parametrize("case", CASES)
 def test_tokens_and_gradients_equal_the_reference(case, gate, training):
-    _, window, scales, pooling, view = case
-    sampler, features, newline, grids = build(*case, gate)
+    settings = settings_of(case) | {"gate": gate}
+    settings["global_view_mode"], scales = settings.pop("global_view"), settings["scales"]
+    sampler, features, newline, grids = build(case, gate)
     sampler.train(training)
-    settings = {
-        "window": window,
-        "scales": scales,
-        "score_pooling": pooling,
-        "global_view_mode": view,
-        "gate": gate,
-    }
     visual = sampler(features, newline, grids)
     expected = reference(sampler, features, newline, grids, settings)
 
@@ -93,7 +95,7 @@ def test_tokens_and_gradients_equal_the_reference(case, gate, training):
 
 def test_choices_equal_the_reference():
     case = CASES[3]
-    sampler, features, newline, grids = build(*case, "paper")
+    sampler, features, newline, grids = build(case, "paper")
     settings = {"window": 4, "scales": SEVEN, "score_pooling": "max", "global_view_mode": "compress", "gate": "paper"}
     windows = sampler.eval()(features, newline, grids).windows
     for image, result in enumerate(reference(sampler, features, newline, grids, settings)):
@@ -106,7 +108,7 @@ def test_choices_equal_the_reference():
 
 
 def test_ties_go_to_the_finest_scale():
-    sampler, features, newline, grids = build(*CASES[0], "paper")
+    sampler, features, newline, grids = build(CASES[0], "paper")
     torch.nn.init.zeros_(sampler.selector.weight)
     torch.nn.init.zeros_(sampler.selector.bias)
     choice = sampler(features, newline, grids).windows.choice
@@ -115,7 +117,7 @@ def test_ties_go_to_the_finest_scale():
 
 def test_footprints_cover_the_crop_once():
     """Together the tokens' cells cover each valid cell of both views exactly once."""
-    sampler, features, newline, grids = build(*CASES[3], "paper")
+    sampler, features, newline, grids = build(CASES[3], "paper")
     visual = sampler(features, newline, grids)
     for image, grid in enumerate(grids):
         for view, (rows, columns) in enumerate([(8, 8), (8 * grid.tile_rows, 8 * grid.tile_columns)]):

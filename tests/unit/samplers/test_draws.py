@@ -1,29 +1,42 @@
-"""The random layer and gamma depend on (seed, step, sample) alone."""
+"""What is drawn depends on (seed, step, sample) alone; the turn that asks has seen no answer that is learnt."""
 
+import itertools
+
+import pytest
+import torch
+
+from data_pipeline.row import IGNORE_INDEX, PackedRow
 from megatron_focus.config.schema import TextSamplerConfig
-from megatron_focus.samplers.draws import draw
+from megatron_focus.samplers.draws import asks, draw, layer_and_gamma, without_loss_on_history
+from tests.tiny import chat_row
 
 RANDOM = TextSamplerConfig(mode="random")
 
 
-def test_a_draw_does_not_depend_on_the_rest_of_the_row():
-    together = draw(RANDOM, [5, 9, 2**62], seed=1, step=3, training=True)
-    alone = draw(RANDOM, [9], seed=1, step=3, training=True)
+def row(keys: list[int]) -> PackedRow:
+    built = chat_row(0, [([(56, 56)], 3)] * len(keys))
+    built.sample_keys = torch.tensor(keys)
+    return built
+
+
+@pytest.mark.parametrize("queries", ["first", "random_turn"])
+def test_a_draw_does_not_depend_on_the_rest_of_the_row(queries):
+    config = TextSamplerConfig(mode="random", queries=queries)
+    together = draw(config, row([5, 9, 2**62]), seed=1, step=3, training=True)
+    alone = draw(config, row([9]), seed=1, step=3, training=True)
     assert together.drop_layer[1] == alone.drop_layer[0]
     assert together.gamma[1] == alone.gamma[0]
+    assert together.asking_turn[1] == alone.asking_turn[0]
+    layer, gamma = layer_and_gamma(config, 9, seed=1, step=3)
+    assert (alone.drop_layer.item(), alone.gamma.item()) == (layer, gamma)  # to the last bit of a double
 
 
 def test_draws_differ_by_seed_step_and_sample_and_stay_in_range():
-    draws = [
-        draw(RANDOM, [key], seed=seed, step=step, training=True)
-        for key in range(20)
-        for seed in (1, 2)
-        for step in range(20)
-    ]
-    layers = {int(d.drop_layer) for d in draws}
-    gammas = {float(d.gamma) for d in draws}
+    every = itertools.product(range(20), (1, 2), range(20))
+    drawn = [layer_and_gamma(RANDOM, key, seed=seed, step=step) for key, seed, step in every]
+    layers, gammas = {layer for layer, _ in drawn}, {gamma for _, gamma in drawn}
     assert layers == set(range(8, 25))  # both ends of the paper's 8 to 24 occur
-    assert len(gammas) == len(draws)
+    assert len(gammas) == len(drawn)
     assert 0.7 <= min(gammas) < 0.71
     assert 0.99 < max(gammas) <= 1.0
 
@@ -38,5 +51,42 @@ def test_modes():
         ("train", False, 8),
         ("random", False, 8),
     ):
-        drawn = draw(TextSamplerConfig(mode=mode), [1, 2], seed=0, step=0, training=training)
+        drawn = draw(TextSamplerConfig(mode=mode), row([1, 2]), seed=0, step=0, training=training)
         assert drawn.drop_layer.tolist() == [layer] * 2, (mode, training)
+
+
+def test_the_first_turn_asks_in_training_and_the_latest_at_inference():
+    sample = chat_row(0, [([(56, 56)], 3), ([], 2), ([(56, 56)], 1)])
+    learning = draw(RANDOM, sample, seed=0, step=0, training=True)
+    assert torch.equal(asks(sample, learning), sample.user_turn == 0)
+    assert without_loss_on_history(RANDOM, sample, learning) is sample
+    answering = draw(RANDOM, sample, seed=0, step=0, training=False)
+    second = torch.arange(len(sample.tokens)) >= sum(sample.lengths[:2])
+    latest = (sample.user_turn == 2) | ((sample.user_turn == 0) & second)
+    assert torch.equal(asks(sample, answering), latest)
+
+
+def test_an_image_behind_the_first_answer_leaves_nobody_to_ask():
+    sample = chat_row(0, [([(56, 56)], 2)])
+    sample.user_turn[sample.user_turn == 0] = -1  # as if the image stood in the second turn
+    assert not asks(sample, draw(RANDOM, sample, seed=0, step=0, training=True)).any()
+    config = TextSamplerConfig(queries="random_turn")
+    assert asks(sample, draw(config, sample, seed=0, step=0, training=True)).sum() > 0
+
+
+def test_a_random_turn_asks_and_what_was_answered_before_it_is_not_learnt():
+    config = TextSamplerConfig(mode="random", queries="random_turn")
+    seen = set()
+    for step in range(20):
+        sample = chat_row(0, [([(56, 56)], 3), ([], 2)])
+        drawn = draw(config, sample, seed=0, step=step, training=True)
+        turn = int(drawn.asking_turn[0])
+        seen.add(turn)
+        assert torch.equal(asks(sample, drawn), sample.user_turn == turn)
+        learnt = without_loss_on_history(config, sample, drawn).labels != IGNORE_INDEX
+        before = sample.labels != IGNORE_INDEX
+        begin = int((sample.user_turn == turn).nonzero()[0])
+        assert not learnt[:begin].any()
+        assert torch.equal(learnt[begin:], before[begin:])  # the sample of text alone, too
+        assert learnt[begin:].sum() > 0
+    assert seen == {0, 1, 2}

@@ -54,7 +54,8 @@ def test_with_the_sampler_the_tokens_are_the_releases(global_view):
     features, newline = features_and_newline()
     config = VisionSamplerConfig(window=2, scales=["1x1", "2x2"], global_view=global_view)
     ours = VisionGuidedSampler(config, GEOMETRY.cells_per_side, 1.0, torch.float32).eval()
-    settings = {name: getattr(config, name) for name in ("window", "scales", "score_pooling", "gate", "global_view")}
+    names = ("window", "scales", "score_pooling", "score_scale", "center_scores", "gate", "global_view")
+    settings = {name: getattr(config, name) for name in names}
     theirs = VisionSampler(settings, GEOMETRY.cells_per_side).eval()
     theirs.load_state_dict(ours.state_dict())
     plan = plan_windows(torch.tensor(SIZES), GEOMETRY, config.window, config.scales, global_view)

@@ -77,7 +77,7 @@ def test_both_sides_get_the_same_samples():
     # transformers shifts its labels, the row's are shifted: the same ids are predicted from the same tokens
     assert torch.equal(stock["labels"][stock["labels"] >= 0], row.labels[row.labels >= 0])
     assert torch.equal(stock["labels"][:, -30:], row.labels.view(2, -1)[:, -31:-1])
-    assert row.instruction.sum() == 2 * 25
+    assert (row.user_turn == 0).sum() == 2 * 25
     assert prefill_row(row).loss_tokens == 2
 
 

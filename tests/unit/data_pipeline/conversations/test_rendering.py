@@ -119,10 +119,12 @@ def test_masks_token_by_token(template):
     encoded = renderer("byte-level", template).render(turns)
     said = runs(tokenizer, encoded.tokens, encoded.loss)
     assert said == [LOSS[template][0].replace("A cat", "Hi"), *LOSS[template]]
-    assert runs(tokenizer, encoded.tokens, encoded.instruction) == [" after", "7 é🙂?"]
+    assert runs(tokenizer, encoded.tokens, encoded.user_turn == 1) == [" after"]
+    assert runs(tokenizer, encoded.tokens, encoded.user_turn == 2) == ["7 é🙂?"]
     # Every token is of one sort: template, question, image, answer.
-    assert not (encoded.loss & encoded.instruction).any()
-    marked = encoded.loss | encoded.instruction | (encoded.tokens == tokenizer.image_token_id)
+    asks = encoded.user_turn >= 0
+    assert not (encoded.loss & asks).any()
+    marked = encoded.loss | asks | (encoded.tokens == tokenizer.image_token_id)
     rest = "".join(runs(tokenizer, encoded.tokens, ~marked))
     assert "after" not in rest and "日" not in rest and "cat" not in rest and "Hello" in rest and "between" in rest
 
@@ -134,17 +136,19 @@ def test_a_character_of_several_tokens_belongs_as_a_whole():
         assert runs(tokenizer, encoded.tokens, encoded.loss) == ["𝄞<|im_end|>"]
         assert encoded.loss.sum() == 4 + 1  # four bytes and the end
         # A word's beginning that SentencePiece puts behind the image comes with the text.
-        assert encoded.instruction.sum() == 1 + 4 + (kind == "sentencepiece")
+        assert (encoded.user_turn == 0).sum() == 1 + 4 + (kind == "sentencepiece")
 
 
-def test_instruction_of_several_turns():
+def test_turns_are_numbered_by_the_answers_before_them():
     render = renderer("byte-level", "llama3").render
     tokenizer = family_tokenizer("byte-level")
     encoded = render(conversation("<image>\nOne?", "A.", "Two?", "B."))
-    assert runs(tokenizer, encoded.tokens, encoded.instruction) == ["\nOne?", "Two?"]
+    assert runs(tokenizer, encoded.tokens, encoded.user_turn == 0) == ["\nOne?"]
+    assert runs(tokenizer, encoded.tokens, encoded.user_turn == 1) == ["Two?"]
     encoded = render(conversation("<image>\nOne?", "A.", "<image>\nTwo?", "B.", images=2))
-    assert runs(tokenizer, encoded.tokens, encoded.instruction) == ["\nTwo?"]
-    assert not render(conversation("One?", "A.", images=0)).instruction.any()
+    assert runs(tokenizer, encoded.tokens, encoded.user_turn == 1) == ["\nTwo?"]
+    assert set(encoded.user_turn) == {-1, 1}
+    assert set(render(conversation("One?", "A.", images=0)).user_turn) == {-1}
 
 
 SPECIAL = [*LLAMA3_SPECIAL_TOKENS, "<|im_start|>", "<|im_end|>", "<|pad|>", "<s>", "</s>", "<unk>"]
@@ -198,7 +202,7 @@ def test_plain_form():
     assert tokenizer.decode(encoded.tokens) == "<|begin_of_text|><image>A cat on a mat.<|end_of_text|>"
     assert tokenizer.decode(encoded.tokens[encoded.loss]) == "A cat on a mat.<|end_of_text|>"
     assert encoded.labels()[1] == encoded.tokens[2]  # the caption's first token is predicted at the image
-    assert not encoded.instruction.any()
+    assert (encoded.user_turn == -1).all()
     assert renderer("byte-level", "plain").instruction_markers() == ([], [])
     for turns in (conversation("No image", "x", images=0), conversation("<image>", "x", "y", "z")):
         with pytest.raises(SampleError, match="template plain is for images with one caption") as error:

@@ -87,7 +87,7 @@ def test_page_with_tokens(page, two_sources, tokenizer_folder, tokenizer, tmp_pa
     for index in range(len(manifest)):
         encoded = renderer.render(reader.read(index).turns)
         learnt.append(tokenizer.decode(encoded.tokens[encoded.loss].tolist()))
-        instruction.append(tokenizer.decode(encoded.tokens[encoded.instruction].tolist()))
+        instruction.append(tokenizer.decode(encoded.tokens[encoded.user_turn >= 0].tolist()))
         ids += encoded.tokens.tolist()
 
     def shown(role):
@@ -169,7 +169,7 @@ def test_token_spans(kind, template):
     assert ids == encoded.tokens.tolist()
     assert "".join(span.text for span in spans) == tokenizer.decode(ids)
     assert [span.text for span in spans if span.role is Role.IMAGE] == ["<image>", "<image>"]
-    for role, mask in ((Role.LEARNT, encoded.loss), (Role.INSTRUCTION, encoded.instruction)):
+    for role, mask in ((Role.LEARNT, encoded.loss), (Role.INSTRUCTION, encoded.user_turn >= 0)):
         assert sum(len(span.ids) for span in spans if span.role is role) == mask.sum()
     assert spans[-1].special and spans[-1].role is Role.LEARNT
     assert not any(span.special for span in spans if span.role is Role.INSTRUCTION)

@@ -28,7 +28,7 @@ def make(config, small_geometry):
     """Makes loaders, and ends their processes with the test."""
     made = []
 
-    def call(rank=0, size=1, state=None, batch=BATCH, **changes):
+    def call(rank=0, size=1, state=None, batch=BATCH, global_views=True, **changes):
         loader = StepLoader(
             dataclasses.replace(config, **changes),
             small_geometry,
@@ -36,6 +36,7 @@ def make(config, small_geometry):
             data_parallel_rank=rank,
             data_parallel_size=size,
             state=state,
+            global_views=global_views,
         )
         made.append(loader)
         return loader

@@ -49,7 +49,7 @@ def test_rows_are_well_formed(make, tokenizer, prepared):
     for batch in batches(make(), 4):
         for row in batch.rows:
             bounds = row.cu_seqlens.tolist()
-            assert bounds[0] == 0 and bounds[-1] == len(row.tokens) == len(row.labels) == len(row.instruction)
+            assert bounds[0] == 0 and bounds[-1] == len(row.tokens) == len(row.labels) == len(row.user_turn)
             assert row.num_samples == len(row.sample_ids) == len(row.sample_keys)
             assert row.sample_keys.tolist() == [keys[id] for id in row.sample_ids]
             assert (row.tokens == tokenizer.image_token_id).sum() == len(row.grids) == len(row.image_sizes)

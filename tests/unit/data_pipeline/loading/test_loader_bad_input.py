@@ -71,15 +71,40 @@ def test_too_long_samples(make, small_geometry, prepared):
     assert (
         f"sample 's{index}' of llava: {lengths[index]} tokens, more than data.max_sequence_length={budget}" in message
     )
-    assert "(2 such in all); data.on_bad_sample=skip leaves them out" in message
+    assert "(2 unusable samples in all); data.on_bad_sample=skip leaves them out" in message
     for size in (1, 2):
         loaders = [make(rank, size, max_sequence_length=budget, on_bad_sample="skip", batch=24) for rank in range(size)]
         reports = [batches(loader, 1)[0].report for loader in loaders]
         skipped = [sample for report in reports for sample in report.skipped]
         assert Counter(sample.reason for sample in skipped) == {"too long": 2}
         assert sum((report.samples_by_source for report in reports), Counter()) == {"llava": 22}
-    with pytest.raises(ValueError, match=r"no sample fits into data\.max_sequence_length=10 tokens"):
+    with pytest.raises(
+        ValueError, match=r"no sample can be used; the first: .* more than data\.max_sequence_length=10"
+    ):
         make(max_sequence_length=10, on_bad_sample="skip")
+
+
+def test_a_picture_that_would_have_no_token_is_named_at_the_start_or_counted(make, prepared, monkeypatch):
+    """7 x 900 pixels: no cell of the tiles shows it, and the model does not read the global view."""
+    load = Manifest.load
+
+    def with_a_ribbon(folder):
+        manifest = load(folder)
+        image = int(manifest.first_image[sample])
+        heights, widths = manifest.heights.copy(), manifest.widths.copy()
+        heights[image], widths[image] = 7, 900
+        return dataclasses.replace(manifest, heights=heights, widths=widths)
+
+    monkeypatch.setattr(Manifest, "load", with_a_ribbon)
+    sample = int(np.flatnonzero(np.diff(load(prepared).first_image))[3])
+    name = load(prepared).id(sample)
+    with pytest.raises(ValueError, match=rf"sample '{name}' of llava: an image too elongated .*global_view=drop: use"):
+        make(global_views=False)
+    assert make().planner.usable.all()
+    loader = make(global_views=False, on_bad_sample="skip", batch=24)
+    (left_out,) = loader.planner.plan(0, 1.0).unusable
+    skipped = loader.planner.unusable(left_out)
+    assert (skipped.id, skipped.reason) == (name, "no visual token")
 
 
 def test_refusals_name_what_is_wrong(make, tmp_path):

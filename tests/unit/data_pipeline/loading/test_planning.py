@@ -62,7 +62,8 @@ def test_costs_and_tokens_are_those_of_the_samples(config, small_geometry):
 
 def test_tiles(config, small_geometry):
     manifest = Manifest.load(config.path)
-    tiles = tiles_of_samples(manifest, small_geometry)
+    tiles, no_cell = tiles_of_samples(manifest, small_geometry)
+    assert not no_cell.any()
     for index in range(len(manifest)):
         images = range(manifest.first_image[index], manifest.first_image[index + 1])
         plans = [plan_tiles(int(manifest.heights[i]), int(manifest.widths[i]), small_geometry) for i in images]
