@@ -23,6 +23,7 @@ def test_a_heuristic_sampler_is_valid():
         ([*HEURISTIC, f"{KEY}heuristic_keep=1.5"], ["at most 1", "it is 1.5"]),
         ([*HEURISTIC, f"{KEY}heuristic_keep=null"], ["needs", "it is None"]),
         ([*HEURISTIC, f"{KEY}scales=[1x1,2x2]"], ["single cells", "['1x1', '2x2']"]),
+        ([*HEURISTIC, f"{KEY}center_scores=true"], ["center_scores=True", "method=learned"]),
         ([*HEURISTIC, f"{KEY}gate=ste"], ["gate=ste", "method=learned"]),
         ([*HEURISTIC, f"{KEY}balance_weights=[1.0]"], ["balance_weights=[1.0]", "method=learned"]),
     ],

@@ -38,6 +38,13 @@ def test_the_defaults_are_the_papers_and_valid():
         (["model.vision_sampler.scales=[2x2,1x1]"], ["finest first", "['1x1', '2x2']"]),
         (["model.vision_sampler.scales=[1x1,1x1]"], ["once"]),
         (["model.vision_sampler.balance_weights=[1,1,2]"], ["balance_weights", "sum 3"]),
+        (["model.vision_sampler.balance_scope=step"], ["balance_scope='step'", "batch, row"]),
+        (["model.vision_sampler.score_scale=0"], ["score_scale=0", "above 0, or null"]),
+        (["model.text_sampler.queries=all"], ["queries='all'", "first, random_turn"]),
+        (
+            ["model.text_sampler.queries=random_turn", "model.text_sampler.mode=direct"],
+            ["mode=direct", "queries=first"],
+        ),
         (["model.vision_sampler.gate=soft"], ["gate='soft'", "paper, ste, switch"]),
         (["model.text_sampler.layer=32"], ["layer=32", "0 to 31"]),
         (["model.text_sampler.layer_range=[8,40]"], ["layer_range=[8, 40]"]),

@@ -27,6 +27,8 @@ from tests.unit.release import tiny_models as tiny
         ({"gate": "soft"}, "vision_sampler.gate is 'soft'"),
         ({"global_view": "all"}, "vision_sampler.global_view is 'all'"),
         ({"score_pooling": "sum"}, "vision_sampler.score_pooling is 'sum'"),
+        ({"score_scale": 0}, "vision_sampler.score_scale is 0"),
+        ({"center_scores": 1}, "vision_sampler.center_scores is 1"),
         ({"windows": 4}, "unknown keys \\['windows'\\]"),
     ],
 )

@@ -120,6 +120,16 @@ def test_selection(model):
 
 
 @torch.no_grad()
+def test_a_picture_without_a_token_is_refused():
+    model = tiny.focus_model(vision={"global_view": "drop"})
+    inputs = tiny.batch([(tiny.user("<image>\nwhat?"), [(60, 60)]), (tiny.user("<image>\nand this?"), [(3, 400)])])
+    with pytest.raises(ValueError, match=r"image 1 has no visual token under vision_sampler\.global_view='drop'"):
+        model(**inputs)
+    model.set_samplers(vision=False)
+    assert model(**inputs).logits.isfinite().all()
+
+
+@torch.no_grad()
 def test_saved_equals_reloaded(model, tmp_path):
     model.save_pretrained(tmp_path)
     again = FocusLlavaForConditionalGeneration.from_pretrained(tmp_path)

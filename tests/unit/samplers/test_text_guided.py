@@ -3,9 +3,13 @@
 import pytest
 import torch
 
+from megatron_focus.config.schema import TextSamplerConfig
+from megatron_focus.release.text_sampling import important_enough
 from megatron_focus.samplers import text_guided
+from megatron_focus.samplers.draws import draw
 from megatron_focus.samplers.text_guided import importance, select_by_share
 from tests.reference.text_guided import text_guided_reference
+from tests.tiny import chat_row
 
 
 def padded(parts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +44,15 @@ def test_equal_scores_keep_the_earlier_tokens():
     valid = torch.ones(1, 10, dtype=torch.bool)
     keep = select_by_share(scores, valid, torch.zeros(1, 10, dtype=torch.long), torch.tensor([0.45]))
     assert keep[0].nonzero().squeeze(1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_gamma_is_as_precise_as_in_a_release():
+    """14 of 20 equal scores reach a share of 0.7 and do not exceed it, from the draw to the choice, on both sides."""
+    config = TextSamplerConfig(mode="train", gamma=0.7)
+    gamma = draw(config, chat_row(0, [([(56, 56)], 1)]), seed=0, step=0, training=True).gamma
+    scores, valid, image = torch.full((1, 20), 0.05), torch.ones(1, 20, dtype=torch.bool), torch.zeros(1, 20).long()
+    assert select_by_share(scores, valid, image, gamma).sum() == 15
+    assert important_enough(scores[0], image[0], config.gamma).sum() == 15
 
 
 def test_every_image_keeps_its_best_token():
