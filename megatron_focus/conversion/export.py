@@ -16,15 +16,11 @@ from megatron_focus.conversion.model_card import CardFacts, model_card
 from megatron_focus.conversion.model_facts import ModelFacts
 from megatron_focus.conversion.new_folder import new_folder
 from megatron_focus.conversion.parameter_table import Entry, parameter_table, unused_vision_tensors
-from megatron_focus.conversion.release_config import (
-    generation_config,
-    llava_next_config,
-    llava_next_json,
-    release_config,
-)
+from megatron_focus.conversion.release_config import generation_config, llava_next_config, release_config
 from megatron_focus.conversion.release_processor import release_processor
 from megatron_focus.conversion.safetensors_writer import SafetensorsWriter
 from megatron_focus.conversion.tensor_source import TensorInfo, TensorSource, check_tensors
+from megatron_focus.conversion.transformers_4 import adapt_processor, llava_next_json
 
 FORMATS = ("focus-llava", "llava-next")
 MAX_SHARD_SIZE = "5GB"
@@ -53,7 +49,8 @@ def write_release(
         facts: the model's dimensions, samplers and ids.
         tokenizer_folder: a Hugging Face tokenizer with ``<image>`` and a pad token.
         out_dir: folder to create; it must not exist.
-        layout: one of ``FORMATS``; ``llava-next`` is for transformers' own class, and needs both samplers off.
+        layout: one of ``FORMATS``; ``llava-next`` is for the own class of transformers 4 and 5, and needs both samplers
+            off.
         dtype: type of the weights in the release; each keeps the type it is stored in if not given.
         max_shard_size: largest weight file, such as ``5GB``.
         card: what the model card says beside the model's own facts.
@@ -96,6 +93,8 @@ def write_release(
         if not stock:
             _copy_code(folder)
         processor.save_pretrained(folder)
+        if stock:
+            adapt_processor(folder)
         generation_config(facts).save_pretrained(folder)
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return sum(math.prod(entry.shape) for entry in table)

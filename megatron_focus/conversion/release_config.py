@@ -1,6 +1,5 @@
 """A model's facts as the configuration classes of a release."""
 
-import json
 from typing import Any
 
 import torch
@@ -89,18 +88,6 @@ def llava_next_config(facts: ModelFacts, dtype: torch.dtype) -> LlavaNextConfig:
     config = LlavaNextConfig(**_common(facts, dtype))
     config.architectures = ["LlavaNextForConditionalGeneration"]
     return config
-
-
-def llava_next_json(config: LlavaNextConfig) -> str:
-    """The text of ``config.json``, with the rotary settings under the names of transformers 4 as well.
-
-    It loads the weights, does not read ``rope_parameters``, and would answer wrongly without a word.
-    """
-    content = json.loads(config.to_json_string())
-    scaling = dict(config.to_dict()["text_config"]["rope_parameters"])
-    content["text_config"]["rope_theta"] = scaling.pop("rope_theta")
-    content["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
-    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 def _common(facts: ModelFacts, dtype: torch.dtype) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A small release as the exporter writes it from a checkpoint, and what it is made of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from megatron_focus.conversion.export import write_release
 from megatron_focus.conversion.model_facts import ModelFacts
 from megatron_focus.conversion.parameter_table import hf_to_megatron
 from tests.unit.conversion.tiny_checkpoint import write_state
-from tests.unit.conversion.tiny_facts import tiny_facts
+from tests.unit.conversion.tiny_facts import InMemory, random_state, tiny_facts
 from tests.unit.release import tiny_models as tiny
 
 
@@ -21,12 +22,14 @@ def write_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def facts_for(tokenizer_folder: Path) -> ModelFacts:
+def facts_for(tokenizer_folder: Path, family: str = "llama", sampler: bool = True) -> ModelFacts:
     """Of a model trained with this tokenizer and another chat template than the tokenizer's."""
     tokenizer = load_tokenizer(tokenizer_folder)
     renderer = Renderer(tokenizer, "vicuna")
     start, end = renderer.instruction_markers()
     return tiny_facts(
+        family,
+        sampler=sampler,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -50,3 +53,13 @@ def export_checkpoint(folder: Path) -> Path:
     write_state(checkpoint, lively_state(facts))
     write_release(CheckpointTensors(checkpoint), facts, tokenizer, release, dtype=torch.float32)
     return release
+
+
+def export_llava_next(folder: Path, family: str, **text) -> tuple[Path, ModelFacts]:
+    """A model without samplers as transformers' own LLaVA-NeXT, with ``tokenizer`` beside it; and its facts."""
+    facts = facts_for(write_tokenizer(folder / "tokenizer"), family, sampler=False)
+    facts = replace(facts, text=replace(facts.text, **text), text_sampler={"enabled": False})
+    release = folder / "llava-next"
+    state = {name: 3 * tensor for name, tensor in random_state(facts).items()}  # so that logits differ
+    write_release(InMemory(state), facts, folder / "tokenizer", release, layout="llava-next", dtype=torch.float32)
+    return release, facts
