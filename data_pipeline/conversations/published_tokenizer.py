@@ -6,6 +6,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
+from data_pipeline.published_folder import check_folder
+
 FILES = ("tokenizer.json", "tokenizer.model")
 """What a folder has one of; the second is SentencePiece's, and all that some have (Vicuna 1.5)."""
 
@@ -34,9 +36,10 @@ def published_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load it; from ``tokenizer.json``, or made from ``tokenizer.model``.
 
     Raises:
-        ValueError: there is neither, neither can be read, it is not a fast tokenizer, or making one needs a package
-            that is not installed.
+        ValueError: there is no such folder, neither file in it or none that can be read, it is not a fast tokenizer, or
+            making one needs a package that is not installed.
     """
+    check_folder(folder)
     if not has_tokenizer(folder):
         raise ValueError(
             f"{folder}: no file {' or '.join(FILES)} there; name a language model's folder, or its tokenizer's"

@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.config import DataConfig
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
+from data_pipeline.conversations.form_recognition import named_form, processor_template
 from data_pipeline.conversations.published_tokenizer import FILES, has_tokenizer, published_vocabulary
+from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import load_tokenizer
 from megatron_focus.config.loading import dump_config, load_config
 from megatron_focus.config.schema import CheckpointConfig, ModelConfig, RunConfig, TrainingConfig
@@ -49,7 +51,7 @@ def import_settings(
         model=source.model,
         data=DataConfig(
             tokenizer=str(tokenizer_folder.resolve()),
-            chat_template=_template(tokenizer),
+            chat_template=_template(tokenizer, tokenizer_folder),
             max_sequence_length=min(DataConfig.max_sequence_length, longest),
         ),
         training=TrainingConfig(precision="fp32" if dtype == torch.float32 else "bf16"),
@@ -64,15 +66,40 @@ def import_settings(
     _check_sizes(stated.model, config.model)
     _check_vocabulary(config, rows, tokenizer, tokenizer_folder)
     validate(config, world_size=1)
+    if dtype == torch.float16 and config.training.precision == "bf16":
+        logger.warning(
+            "%s: its weights are fp16, which training.precision=bf16 rounds when training starts, 11 bits to 8; "
+            "training.precision=fp32 keeps them exactly",
+            source.description,
+        )
     return config, tokenizer
 
 
-def _template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The form that the tokenizer was prepared for."""
-    if not isinstance(tokenizer.chat_template, str):
+def _template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
+    """The form that the tokenizer was prepared for, or else that its model is asked in."""
+    own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+    asked = processor_template(folder) or own
+    if asked is None:
         return DataConfig.chat_template
-    named = [name for name, template in CHAT_TEMPLATES.items() if template == tokenizer.chat_template]
-    return named[0] if named else "tokenizer"
+    named = [name for name, template in CHAT_TEMPLATES.items() if template == asked]
+    if named:
+        return named[0]
+    if asked == own and _can_be_trained_with(tokenizer):
+        return "tokenizer"
+    recognised = named_form(tokenizer, asked)
+    if recognised is None:
+        return "tokenizer"
+    logger.warning("%s: its chat template writes turns as %s, so data.chat_template is that form", folder, recognised)
+    return recognised
+
+
+def _can_be_trained_with(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer's own template takes content as training writes it."""
+    try:
+        Renderer(tokenizer, "tokenizer")
+    except ValueError:
+        return False
+    return True
 
 
 def _check_same_tokens(source: ImportSource, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

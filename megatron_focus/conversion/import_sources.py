@@ -16,6 +16,7 @@ from megatron_focus.conversion.hf_names import (
     JoinedTensors,
     RenamedTensors,
 )
+from megatron_focus.conversion.importable import check_importable
 from megatron_focus.conversion.model_facts import TEXT_FAMILIES
 from megatron_focus.conversion.safetensors_folder import SafetensorsFolder
 from megatron_focus.conversion.tensor_source import RowSource
@@ -47,6 +48,8 @@ def language_model_and_tower(language: Path, tower: Path) -> ImportSource:
     Raises:
         ValueError: a folder is not what it should be; names file, key and value.
     """
+    check_importable(language)
+    check_importable(tower)
     kind = model_type(language)
     if kind not in TEXT_FAMILIES:
         raise ValueError(f"{language}: model_type {kind!r} cannot be imported; it must be one of {TEXT_FAMILIES}")
@@ -78,6 +81,7 @@ def whole_model(folder: Path) -> ImportSource:
     Raises:
         ValueError: the folder is neither; names file, key and value.
     """
+    check_importable(folder)
     kind = model_type(folder)
     if kind == "llava_next":
         config, rules, samplers = _config(LlavaNextConfig, folder), ANY_LLAVA_NEXT, {}

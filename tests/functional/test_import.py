@@ -28,6 +28,8 @@ FAMILIES = {
     "qwen 2.5, bf16": {"family": "qwen2", "dtype": torch.bfloat16},
     "mistral, wide heads": {"family": "mistral", "head_dim": 32},
 }
+UNREAD = ("vision_tower.vision_model.encoder.layers.2.", "vision_tower.vision_model.post_layernorm.")
+"""Of a LLaVA-NeXT with a tower of three layers: those that it never reads."""
 
 
 def load_and_save(pretrained, config, out):
@@ -103,6 +105,26 @@ def test_half_precision_weights_come_back_bit_exact(tmp_path):
     assert _logits_apart(llm, release) < 1e-5
 
 
+def test_half_precision_weights_are_trained_unrounded_in_fp32(tmp_path):
+    """What a run in fp32 updates begins as exactly the fp16 values, which bf16 could not hold."""
+    folder = hf_folders.write_llava_next(tmp_path / "llava")
+    path = folder / "model.safetensors"
+    before = {name: tensor.half() for name, tensor in load_file(path).items()}
+    save_file(before, path, metadata={"format": "pt"})
+    off = ["model.vision_sampler.enabled=false", "model.text_sampler.mode='off'", "training.precision=fp32"]
+    arguments = ["--model", str(folder), "--output", str(tmp_path / "imported"), "--quiet"]
+    assert import_hf([*arguments, *OVERRIDES, *off]) == 0
+    config = load_config(tmp_path / "imported" / "iter_0000000" / "config.yaml")
+    run_ranks(load_and_save, 1, str(tmp_path / "imported"), config, str(tmp_path / "trained"))
+    arguments = ["--checkpoint", str(tmp_path / "trained"), "--output", str(tmp_path / "release")]
+    assert export_hf([*arguments, "--format", "llava-next"]) == 0
+    after = _tensors(tmp_path / "release")
+    for name, tensor in before.items():
+        if not name.startswith(UNREAD):
+            assert after[name].dtype == torch.float32 and torch.equal(after[name], tensor.float()), name
+    assert any(not torch.equal(tensor.bfloat16().half(), tensor) for tensor in before.values())
+
+
 def test_llava_next_comes_back_as_llava_next(tmp_path):
     """Every tensor, the published names, and the logits: no tolerance, as nothing is computed between."""
     folder = hf_folders.write_llava_next(tmp_path / "llava")
@@ -113,8 +135,7 @@ def test_llava_next_comes_back_as_llava_next(tmp_path):
     assert export_hf(["--checkpoint", str(trained), "--output", str(release), "--format", "llava-next"]) == 0
     before, after = _tensors(folder), _tensors(release)
     assert before.keys() == after.keys()
-    unread = ("vision_tower.vision_model.encoder.layers.2.", "vision_tower.vision_model.post_layernorm.")
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if not name.startswith(unread))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if not name.startswith(UNREAD))
 
     plan = plan_tiles(100, 60, GEOMETRY)
     tiles = 1 + plan.rows * plan.cols

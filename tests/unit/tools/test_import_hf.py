@@ -19,6 +19,7 @@ from megatron_focus.config.loading import load_config
 from megatron_focus.conversion.checkpoint_reader import CheckpointTensors, read_model
 from tests.unit.conversion import hf_folders
 from tests.unit.conversion.hf_folders import OVERRIDES, ROWS
+from tests.unit.data_pipeline.conversations.llava_hf_templates import LLAVA_HF_TEMPLATES
 from tests.unit.data_pipeline.conversations.own_templates import LLAMA3
 from tests.unit.data_pipeline.family_tokenizers import TEXTS
 from tests.unit.data_pipeline.sentencepiece_folder import PIECES, write_sentencepiece
@@ -289,6 +290,69 @@ def test_a_chat_template_that_knows_parts_alone(folders, capsys):
     (folders / "llava" / "chat_template.jinja").write_text(of_parts)
     refused(llava(folders), folders, capsys, folders / "llava", "chat template tokenizer", "data.chat_template=NAME")
     assert main(llava(folders, "data.chat_template=llama3")) == 0
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "chat_template.json"])
+@pytest.mark.parametrize("form", ["mistral", "vicuna", "llama3"])
+def test_a_published_llava_next_is_trained_in_the_form_it_is_asked_in(folders, caplog, form, file):
+    template = LLAVA_HF_TEMPLATES[form]
+    (folders / "llava" / "chat_template.jinja").unlink()
+    (folders / "llava" / file).write_text(
+        template if file.endswith("jinja") else json.dumps({"chat_template": template})
+    )
+    base = folders.parent / "base.yaml"
+    assert main(llava(folders, "--write-config", str(base))) == 0
+    assert load_config(base).data.chat_template == form
+    assert f"{folders / 'llava'}: its chat template writes turns as {form}" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_half_precision_is_not_rounded_unsaid(folders, caplog, precision):
+    path = folders / "llava" / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert main(llava(folders, f"training.precision={precision}")) == 0
+    said = f"{folders / 'llava'}: its weights are fp16, which training.precision=bf16 rounds" in caplog.text
+    assert said == (precision == "bf16")
+
+
+@pytest.mark.parametrize(
+    "quantisation",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "gptq", "bits": 4},
+        {"quant_method": "awq", "bits": 4},
+        {"quant_method": "fp8"},
+    ],
+    ids=lambda settings: settings["quant_method"],
+)
+def test_quantised_weights(folders, capsys, quantisation):
+    words = (f"quantised ({quantisation['quant_method']})", "dequantize().save_pretrained('NEW_FOLDER')")
+    change_config(folders / "llm", quantization_config=quantisation)
+    refused(parts(folders), folders, capsys, folders / "llm" / "config.json", *words)
+    change_config(folders / "llava", text_config__quantization_config=quantisation)
+    refused(llava(folders), folders, capsys, folders / "llava" / "config.json", *words)
+
+
+def test_what_holds_no_model(folders, capsys):
+    (folders / "llm" / "adapter_config.json").write_text('{"base_model_name_or_path": "meta-llama/Llama-2-7b"}')
+    refused(parts(folders), folders, capsys, folders / "llm", "of meta-llama/Llama-2-7b", "merge_and_unload()")
+    for name in ("adapter_config.json", "config.json"):
+        (folders / "llm" / name).unlink()
+    for name, whose in (("model-Q4_K_M.gguf", "llama.cpp's"), ("consolidated.00.pth", "Meta's")):
+        (folders / "llm" / name).touch()
+        refused(parts(folders), folders, capsys, folders / "llm", f"{whose} own format ({name})", "for transformers")
+
+
+@pytest.mark.parametrize("option", ["--llm", "--vision", "--model"])
+def test_a_name_on_the_hub_is_no_folder(folders, capsys, option):
+    arguments = llava(folders) if option == "--model" else parts(folders)
+    arguments[arguments.index(option) + 1] = "meta-llama/Meta-Llama-3-8B"
+    words = ("no folder meta-llama/Meta-Llama-3-8B", "hf download meta-llama/Meta-Llama-3-8B --local-dir")
+    refused(arguments, folders, capsys, *words)
+    arguments[arguments.index(option) + 1] = str(folders / "nowhere")
+    refused(arguments, folders, capsys, f"no folder {folders / 'nowhere'}\n")
+    arguments[arguments.index(option) + 1] = str(folders / "llava" / "config.json")
+    refused(arguments, folders, capsys, "config.json is a file")
 
 
 def test_tokenizer_larger_than_the_vocabulary(folders, capsys):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -34,6 +36,8 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 def test_no_tokenizer_or_a_damaged_one(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"hf download lmsys/vicuna-7b-v1\.5 --local-dir models/vicuna-7b-v1\.5"):
+        published_tokenizer(Path("lmsys/vicuna-7b-v1.5"))
     with pytest.raises(ValueError, match=r"no file tokenizer\.json or tokenizer\.model there"):
         published_tokenizer(tmp_path)
     for name in ("tokenizer.model", "tokenizer.json"):
