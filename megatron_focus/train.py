@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 from data_pipeline.errors import SampleError
-from megatron_focus.checkpoint.agreement import SupersededError
 from megatron_focus.config.loading import dump_config, load_config
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.config.validation import validate, validate_data
 from megatron_focus.parallel.launcher import rank_from_launcher, world_size_from_launcher
-from megatron_focus.training.signals import StopRequest
+from megatron_focus.program import run_program
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     if options.world_size is not None and not options.dry_run:
         parser.error("--world-size goes with --dry-run; a run has the ranks that its launcher starts")
+    # After parsing: torch takes seconds to import.
+    from megatron_focus.checkpoint.agreement import SupersededError
+    from megatron_focus.config.validation import validate, validate_data
+
     try:
         config = load_config(options.config, options.overrides)
         world_size = options.world_size or world_size_from_launcher()
@@ -75,6 +77,7 @@ def _describe(config: RunConfig, world_size: int, *, all_of_it: bool) -> None:
 def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None:
     # After validation: Megatron takes seconds to import. Checkpoint writers import this file again and need none of it.
     from megatron_focus.parallel.initialize import initialize, shut_down
+    from megatron_focus.training.signals import StopRequest
     from megatron_focus.training.trainer import Trainer
 
     outcome_file = outcome_file if rank_from_launcher() == 0 else None
@@ -96,4 +99,4 @@ def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

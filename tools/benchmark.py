@@ -17,6 +17,7 @@ from megatron_focus.benchmark.modes.data_path import DATA_PATH
 from megatron_focus.benchmark.modes.inference import INFERENCE
 from megatron_focus.benchmark.modes.mode import Mode, add_modes, chosen_mode
 from megatron_focus.benchmark.modes.training import TRAINING
+from megatron_focus.program import run_program
 
 EXAMPLE = """\
 examples:
@@ -58,4 +59,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from megatron_focus.diagnosis.doctor import add_config, diagnose
 from megatron_focus.diagnosis.doctor_report import report
+from megatron_focus.program import run_program
 
 EXAMPLE = """\
 examples:
@@ -52,4 +53,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

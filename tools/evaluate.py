@@ -8,20 +8,19 @@ import sys
 from pathlib import Path
 
 from megatron_focus.evaluation.metrics.registry import METRICS
-from megatron_focus.evaluation.part import ON_BAD_QUESTION, Part
-from megatron_focus.evaluation.run import Evaluation, evaluate
-from megatron_focus.inference.release_folder import DTYPES, default_device
+from megatron_focus.evaluation.questions import ON_BAD_QUESTION
+from megatron_focus.inference.options import add_machine_options
+from megatron_focus.program import run_program
 
 EXAMPLE = """\
-questions, a JSON line each (or one JSON list), in LLaVA's layout; text is asked as it stands:
+questions, a JSON line each (or one JSON list), in a layout of this tool's own; text is asked as it stands:
   {"question_id": 7, "image": "a.jpg", "text": "What is the brand?\\nAnswer with a word.", "answers": ["nous", ...]}
   {"question_id": 8, "text": "Which is a fruit?\\nA. fig\\nB. fir", "options": ["fig", "fir"], "answer": "A"}
 
 examples:
-  python tools/evaluate.py release --questions textvqa.jsonl --images textvqa/images --metric vqa \\
-      --output results/textvqa
-  python tools/evaluate.py release --questions chartqa.json --images chartqa/png --metric relaxed --batch-size 8 \\
-      --gamma 0.7 --output results/chartqa-0.7 --task 3 --tasks 16
+  python tools/evaluate.py release --questions questions.jsonl --images photos --metric vqa --output results/mine
+  python tools/evaluate.py release --questions charts.json --images charts --metric relaxed --batch-size 8 \\
+      --gamma 0.7 --output results/charts-0.7 --task 3 --tasks 16
 """
 
 
@@ -51,8 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=1, help="questions at a time (%(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="an answer's longest (%(default)s)")
-    parser.add_argument("--device", default=default_device(), help="by torch's names (%(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: as in the folder)")
+    add_machine_options(parser)
     samplers = parser.add_argument_group("samplers (default: as trained)")
     samplers.add_argument("--gamma", type=float, help="share of the importance that is kept; 1 keeps all")
     samplers.add_argument("--text-layer", type=int, metavar="I", help="drop before this layer, counted from 0")
@@ -69,16 +67,21 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def evaluation(args: argparse.Namespace) -> Evaluation:
-    """What is to be done, from the command line."""
+def run(args: argparse.Namespace) -> str:
+    """Evaluate as the command line asks; a line for its user."""
+    # After parsing: torch and transformers take seconds to import.
+    from megatron_focus.evaluation.part import Part
+    from megatron_focus.evaluation.run import Evaluation, evaluate
+    from megatron_focus.inference.release_folder import default_device
+
     changed = args.gamma is not None or args.text_layer is not None  # also where the model was trained without
-    return Evaluation(
+    evaluation = Evaluation(
         release=args.release,
         questions=args.questions,
         metric=args.metric,
         output=args.output,
         name=args.name or args.output.resolve().name,
-        device=args.device,
+        device=args.device or default_device(),
         dtype=args.dtype,
         gamma=args.gamma,
         text_layer=args.text_layer,
@@ -93,13 +96,14 @@ def evaluation(args: argparse.Namespace) -> Evaluation:
             tasks=args.tasks,
         ),
     )
+    return evaluate(evaluation)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; exit code 2 for input that cannot be used."""
     args = parse_arguments(arguments)
     try:
-        line = evaluate(evaluation(args))
+        line = run(args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -114,4 +118,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -4,18 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 
-from data_pipeline.conversations.tokenizer import load_tokenizer
-from megatron_focus.checkpoint.state import CONFIG_FILE
-from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.conversion.checkpoint_reader import CheckpointTensors
-from megatron_focus.conversion.export import FORMATS, MAX_SHARD_SIZE, write_release
-from megatron_focus.conversion.from_config import model_facts
+from megatron_focus.conversion.formats import FORMATS, MAX_SHARD_SIZE
 from megatron_focus.conversion.model_card import PARTS, CardFacts, read_results
+from megatron_focus.program import run_program
 
 EXAMPLE = """\
 examples:
@@ -25,7 +20,7 @@ examples:
 
 results.json: {"tokens_kept": {"into the language model": 0.42}, "results": {"MMBench": 67.1}}
 """
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"bf16": "bfloat16", "fp32": "float32", "fp16": "float16"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,28 +44,43 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     try:
-        folder = CheckpointStore(options.checkpoint).latest() or options.checkpoint
-        tensors = CheckpointTensors(folder)
-        config = load_config(folder / CONFIG_FILE)
-        tokenizer_folder = options.tokenizer or config.data.tokenizer
-        if tokenizer_folder is None:
-            raise ValueError(f"{folder / CONFIG_FILE}: data.tokenizer is not set; give --tokenizer")
-        parameters = write_release(
-            tensors,
-            model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template),
-            tokenizer_folder,
-            options.output,
-            layout=options.format,
-            dtype=DTYPES.get(options.dtype),
-            max_shard_size=options.max_shard_size,
-            card=_card(options, config),
-            progress=not options.quiet,
-        )
+        print(_export(options))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {options.output}: {parameters / 1e6:,.1f} M parameters from {folder}")
     return 0
+
+
+def _export(options: argparse.Namespace) -> str:
+    """What was done, in a line."""
+    # After parsing: torch and Megatron take seconds to import.
+    import torch
+
+    from data_pipeline.conversations.tokenizer import load_tokenizer
+    from megatron_focus.checkpoint.saver import CONFIG_FILE
+    from megatron_focus.checkpoint.store import CheckpointStore
+    from megatron_focus.conversion.checkpoint_reader import CheckpointTensors
+    from megatron_focus.conversion.export import write_release
+    from megatron_focus.conversion.from_config import model_facts
+
+    folder = CheckpointStore(options.checkpoint).latest() or options.checkpoint
+    tensors = CheckpointTensors(folder)
+    config = load_config(folder / CONFIG_FILE)
+    tokenizer_folder = options.tokenizer or config.data.tokenizer
+    if tokenizer_folder is None:
+        raise ValueError(f"{folder / CONFIG_FILE}: data.tokenizer is not set; give --tokenizer")
+    parameters = write_release(
+        tensors,
+        model_facts(config.model, load_tokenizer(tokenizer_folder), config.data.chat_template),
+        tokenizer_folder,
+        options.output,
+        layout=options.format,
+        dtype=getattr(torch, DTYPES[options.dtype]) if options.dtype else None,
+        max_shard_size=options.max_shard_size,
+        card=_card(options, config),
+        progress=not options.quiet,
+    )
+    return f"wrote {options.output}: {parameters / 1e6:,.1f} M parameters from {folder}"
 
 
 def _card(options: argparse.Namespace, config: RunConfig) -> CardFacts:
@@ -90,4 +100,4 @@ def training_settings(config: RunConfig) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -4,15 +4,16 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from megatron_focus.inference.chat_commands import HELP
+from megatron_focus.inference.options import add_machine_options
+from megatron_focus.program import run_program
 
-from megatron_focus.inference.answering import Answer, Decoding, answer
-from megatron_focus.inference.chat import HELP, Chat, talk, typed_lines
-from megatron_focus.inference.conversation import Turn
-from megatron_focus.inference.image_source import open_picture
-from megatron_focus.inference.release_folder import DTYPES, Release, default_device, load_release
-from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture
+if TYPE_CHECKING:
+    from megatron_focus.inference.answering import Answer, Decoding
+    from megatron_focus.inference.conversation import Turn
+    from megatron_focus.inference.release_folder import Release
 
 EXAMPLES = f"""\
 examples:
@@ -48,9 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     samplers.add_argument("--scales", nargs="+", metavar="KERNEL", help="some of the trained scales, such as 1x1 2x2")
     samplers.add_argument("--no-vision-sampler", action="store_true", help="all tokens of LLaVA-NeXT")
     samplers.add_argument("--no-text-sampler", action="store_true", help="drop nothing inside the language model")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default=default_device(), help="by torch's names (default: %(default)s)")
-    machine.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: as in the folder)")
+    add_machine_options(parser.add_argument_group("machine"))
     options = parser.parse_args(arguments)
     if options.no_text_sampler and not (options.gamma is None and options.text_layer is None):
         parser.error("--gamma and --text-layer do not go with --no-text-sampler")
@@ -79,7 +78,7 @@ def _positive(text: str) -> int:
     return value
 
 
-def set_samplers(release: Release, options: argparse.Namespace) -> None:
+def set_samplers(release: "Release", options: argparse.Namespace) -> None:
     """Set the samplers as the command line asks.
 
     Raises:
@@ -98,8 +97,10 @@ def set_samplers(release: Release, options: argparse.Namespace) -> None:
     )
 
 
-def ask(release: Release, decoding: Decoding, pictures_to: Path | None, turns: list[Turn]) -> Answer:
+def ask(release: "Release", decoding: "Decoding", pictures_to: Path | None, turns: "list[Turn]") -> "Answer":
     """Write the answer to the last turn while it comes, then one line about it, then the pictures of the selection."""
+    from megatron_focus.inference.answering import answer
+
     given = answer(release, turns, decoding, partial(print, end="", flush=True))
     print(flush=True)
     print(given.summary(), file=sys.stderr)
@@ -108,8 +109,10 @@ def ask(release: Release, decoding: Decoding, pictures_to: Path | None, turns: l
     return given
 
 
-def draw(turns: list[Turn], given: Answer, out: Path) -> None:
+def draw(turns: "list[Turn]", given: "Answer", out: Path) -> None:
     """Draw what was kept of each picture of a conversation."""
+    from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture
+
     pictures = [picture for turn in turns for picture in turn.pictures]
     for number, (picture, selection) in enumerate(zip(pictures, given.selection, strict=True), start=1):
         file = out if len(pictures) == 1 else out.with_stem(f"{out.stem}-{number}")
@@ -120,9 +123,18 @@ def draw(turns: list[Turn], given: Answer, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Answer; exit code 2 for input that cannot be used."""
     options = parse_arguments(arguments)
+    # After parsing, as above: torch and transformers take seconds to import.
+    import torch
+
+    from megatron_focus.inference.answering import Decoding
+    from megatron_focus.inference.chat import Chat, talk, typed_lines
+    from megatron_focus.inference.conversation import Turn
+    from megatron_focus.inference.image_source import open_picture
+    from megatron_focus.inference.release_folder import default_device, load_release
+
     try:
         pictures = [open_picture(source) for source in options.image]  # first, because loading a model takes long
-        release = load_release(options.release, options.device, options.dtype)
+        release = load_release(options.release, options.device or default_device(), options.dtype)
         set_samplers(release, options)
         if options.seed is not None:
             torch.manual_seed(options.seed)
@@ -139,4 +151,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -3,13 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import OmegaConf
 
 from megatron_focus.config.schema import RunConfig
-from megatron_focus.conversion.import_sources import ImportSource, language_model_and_tower, whole_model
-from megatron_focus.conversion.importing import import_model
+from megatron_focus.program import run_program
+
+if TYPE_CHECKING:
+    from megatron_focus.conversion.importing import Imported
 
 EXAMPLE = """\
 examples:
@@ -18,7 +20,7 @@ examples:
   python tools/import_hf.py --model models/llava-v1.6-mistral-7b-hf --tokenizer tokenizers/mistral \\
       --output pretrained/mistral model.vision_sampler.window=4
 """
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,14 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             if options.write_config.exists():
                 raise ValueError(f"{options.write_config} exists; name a new file")
             options.write_config.parent.mkdir(parents=True, exist_ok=True)
-        imported = import_model(
-            _source(options),
-            tokenizer,
-            options.output,
-            options.overrides,
-            dtype=DTYPES.get(options.dtype),
-            progress=not options.quiet,
-        )
+        imported = _import(options, tokenizer)
         if options.write_config is not None:
             options.write_config.write_text(base_config(imported.config), encoding="utf-8")
     except (ValueError, OSError) as error:
@@ -72,10 +67,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _source(options: argparse.Namespace) -> ImportSource:
-    if options.model is not None:
-        return whole_model(options.model)
-    return language_model_and_tower(options.llm, options.vision)
+def _import(options: argparse.Namespace, tokenizer: Path) -> "Imported":
+    # After parsing: torch and Megatron take seconds to import.
+    import torch
+
+    from megatron_focus.conversion.import_sources import language_model_and_tower, whole_model
+    from megatron_focus.conversion.importing import import_model
+
+    return import_model(
+        whole_model(options.model) if options.model else language_model_and_tower(options.llm, options.vision),
+        tokenizer,
+        options.output,
+        options.overrides,
+        dtype=getattr(torch, DTYPES[options.dtype]) if options.dtype else None,
+        progress=not options.quiet,
+    )
 
 
 def base_config(config: RunConfig) -> str:
@@ -89,4 +95,4 @@ def base_config(config: RunConfig) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -6,13 +6,14 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_pipeline.dataset.manifest import Manifest
-from data_pipeline.inspection.report import ReportOptions, write_report
-from data_pipeline.inspection.verify import verify
-from data_pipeline.loading.planning import StepPlanner
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.program import run_program
+
+if TYPE_CHECKING:
+    from data_pipeline.dataset.manifest import Manifest
 
 BAD_SAMPLES = "bad_samples.jsonl"
 LISTED = 100
@@ -81,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run; 0 when all went well, 1 when a sample is bad or nothing could be shown (the reason is on stderr)."""
     args = parse_arguments(arguments)
     try:
+        from data_pipeline.dataset.manifest import Manifest  # after parsing, as below: torch takes seconds to import
+
         config = load_config(args.config)
         manifest = Manifest.load(args.prepared)
         return _verify(args, config, manifest) if args.verify else _report(args, config, manifest)
@@ -92,7 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _report(args: argparse.Namespace, config: RunConfig, manifest: Manifest) -> int:
+def _report(args: argparse.Namespace, config: RunConfig, manifest: "Manifest") -> int:
+    from data_pipeline.inspection.report import ReportOptions, write_report
+    from data_pipeline.loading.planning import StepPlanner
+
     planner = StepPlanner(
         # What is too long is counted here, whatever training does about it.
         replace(
@@ -116,7 +122,9 @@ def _report(args: argparse.Namespace, config: RunConfig, manifest: Manifest) -> 
     return 0
 
 
-def _verify(args: argparse.Namespace, config: RunConfig, manifest: Manifest) -> int:
+def _verify(args: argparse.Namespace, config: RunConfig, manifest: "Manifest") -> int:
+    from data_pipeline.inspection.verify import verify
+
     max_image_pixels = config.model.image.max_image_pixels
     bad = verify(manifest, max_image_pixels=max_image_pixels, decode_images=args.decode, num_workers=args.workers)
     what = f"{len(manifest)} samples in {len(manifest.info['shard_bytes'])} shards"
@@ -135,4 +143,4 @@ def _verify(args: argparse.Namespace, config: RunConfig, manifest: Manifest) -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -5,17 +5,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_focus.diagnosis.launch import read_launch
-from megatron_focus.diagnosis.preflight import (
-    BAD_CONFIGURATION,
-    GOOD,
-    GPU_MIN_SHARE,
-    Limits,
-    Outcome,
-    run_preflight,
-)
-from megatron_focus.diagnosis.preflight_report import report, summary
+from megatron_focus.diagnosis.verdict import GPU_MIN_SHARE
+from megatron_focus.program import run_program
+
+if TYPE_CHECKING:
+    from megatron_focus.diagnosis.preflight import Outcome
 
 EXAMPLE = """\
 example, in an allocation, one process per GPU:
@@ -31,6 +28,10 @@ names cannot be used on any node
 def main(arguments: list[str] | None = None) -> int:
     """Run on every rank; rank 0 prints."""
     options = _parser().parse_intermixed_args(arguments)
+    # After parsing: torch and transformers take seconds to import.
+    from megatron_focus.diagnosis.preflight import BAD_CONFIGURATION, GOOD, Limits, run_preflight
+    from megatron_focus.diagnosis.preflight_report import report, summary
+
     limits = Limits(
         rendezvous_timeout_s=options.rendezvous_timeout,
         stage_timeout_s=options.stage_timeout,
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     unwritten: list[OSError] = []
 
-    def announce(outcome: Outcome) -> None:
+    def announce(outcome: "Outcome") -> None:
         print(report(outcome))
         print(summary(outcome), flush=True)
         if outcome.configuration_error is not None:
@@ -102,8 +103,5 @@ def _positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Threads of a library whose peers are gone must not keep the process.
-    os._exit(code)
+    run_program(main, os._exit)

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
-from data_pipeline.conversations.rendering import Renderer
-from data_pipeline.conversations.tokenizer import load_tokenizer
 from data_pipeline.decoding.probe import MAX_IMAGE_PIXELS
-from data_pipeline.preparation.merge import LEFT_OUT
-from data_pipeline.preparation.prepare import prepare
-from data_pipeline.preparation.report import count_warnings, summary_table
-from data_pipeline.preparation.shard_writer import ON_BAD_SAMPLE
-from data_pipeline.preparation.subset import draw_subset
+from data_pipeline.preparation.left_out import LEFT_OUT, ON_BAD_SAMPLE
 from data_pipeline.sources.registry import KINDS, open_source
+from megatron_focus.program import run_program
 
 EXAMPLE = f"""\
 kinds of sources: {", ".join(KINDS)}
@@ -100,6 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on with {args.output}", file=sys.stderr)
         return 1
+    from data_pipeline.preparation.report import count_warnings, summary_table  # as below, after parsing
+
     if info is None:
         print(f"task {args.task} of {args.tasks} has written its shards; the last one to end finishes {args.output}")
         return 0
@@ -115,6 +112,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> dict[str, Any] | None:
+    # After parsing: torch and transformers take seconds to import.
+    from data_pipeline.conversations.rendering import Renderer
+    from data_pipeline.conversations.tokenizer import load_tokenizer
+    from data_pipeline.preparation.prepare import prepare
+
     renderer = Renderer(load_tokenizer(args.tokenizer), args.template)
     return prepare(
         [open_source(spec) for spec in args.source],
@@ -131,6 +133,8 @@ def _prepare(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _draw_subset(args: argparse.Namespace) -> dict[str, Any]:
+    from data_pipeline.preparation.subset import draw_subset
+
     return draw_subset(args.prepared, args.output, samples=args.subset, seed=args.seed)
 
 
@@ -154,4 +158,4 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -3,13 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from data_pipeline.conversations.chat_templates import TEMPLATE_NAMES
-from data_pipeline.conversations.published_tokenizer import FILES, published_tokenizer
-from data_pipeline.conversations.rendering import Renderer
-from data_pipeline.conversations.tokenizer import add_image_and_pad, load_tokenizer
+from megatron_focus.program import run_program
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 EXAMPLE = """\
 example:
@@ -17,12 +17,17 @@ example:
 """
 
 
-def prepare_tokenizer(source: Path, template: str, output: Path) -> PreTrainedTokenizerFast:
+def prepare_tokenizer(source: Path, template: str, output: Path) -> "PreTrainedTokenizerFast":
     """Write the tokenizer to the new folder ``output``, and check that it can write conversations.
 
     Raises:
         ValueError: ``output`` exists, ``source`` holds no tokenizer that can be used, or the template does not suit it.
     """
+    # Here, not above: transformers takes seconds to import.
+    from data_pipeline.conversations.published_tokenizer import published_tokenizer
+    from data_pipeline.conversations.rendering import Renderer
+    from data_pipeline.conversations.tokenizer import add_image_and_pad, load_tokenizer
+
     if output.exists():
         raise ValueError(f"{output}: exists already; choose another folder or remove it")
     tokenizer = add_image_and_pad(published_tokenizer(source), template)
@@ -40,8 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    files = " or ".join(FILES)
-    parser.add_argument("--from", dest="source", type=Path, required=True, help=f"folder with {files}")
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, help="folder with tokenizer.json or tokenizer.model"
+    )
     parser.add_argument("--template", choices=TEMPLATE_NAMES, default="llama3", help="chat template (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must not exist yet")
     options = parser.parse_args(arguments)
@@ -58,4 +64,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -20,15 +20,12 @@ from tqdm import tqdm
 from data_pipeline.benchmark.balance_before import plan_before
 from data_pipeline.benchmark.balance_mix import assumed_mix
 from data_pipeline.benchmark.balance_surprise import SURPRISES, realised_cost
+from data_pipeline.benchmark.defaults import SCENARIOS
 from data_pipeline.config import DataConfig, ImageGeometry
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.loading.cost import SampleCost
 from data_pipeline.loading.packing import assign_rows
 from data_pipeline.loading.planning import StepPlanner, StepSamples
-
-SCENARIOS = ((64, 2), (64, 4), (64, 16), (1024, 2), (1024, 4), (1024, 16))
-"""Ranks, and samples of a step for each. 64 with 2 is the paper's batch of 128 on eight nodes of eight; 16 is what each
-of the paper's eight GPUs had."""
 
 KEPT_RATIO = 0.45
 """Share of the visual tokens that the vision-guided sampler keeps on average."""

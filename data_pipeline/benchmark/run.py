@@ -18,14 +18,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data_pipeline.anyres import CLIP_STD
+from data_pipeline.benchmark.defaults import SIZES
 from data_pipeline.benchmark.measure import interleaved
 from data_pipeline.benchmark.pictures import open_shard, write_shard
 from data_pipeline.benchmark.sides import SIDES, SLOW, Side, open_sides, unavailable
 from data_pipeline.benchmark.table import Table, make_rows
 from data_pipeline.config import ImageGeometry
-
-SIZES = ((640, 480), (1600, 1200))
-"""Width and height in pixels."""
 
 MAX_DRIFT = 0.5
 """Mean difference from transformers' tiles, in levels of 0 to 255, beyond which a side is not timed. DALI's resize

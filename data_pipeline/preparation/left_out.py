@@ -5,6 +5,12 @@ from collections.abc import Mapping
 
 from data_pipeline.sample import BadSample
 
+LEFT_OUT = "left_out.jsonl"
+"""Lists the samples that were left out, with reasons."""
+
+ON_BAD_SAMPLE = ("error", "skip")
+"""What to do about a sample that cannot be used: stop, or count it, list it and go on."""
+
 
 class TooManyLeftOut(ValueError):
     """More samples of ``source`` cannot be used than may be left out; the message tells the most frequent reasons."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_pipeline.dataset.manifest import FORMAT_VERSION, SCHEMA
-from data_pipeline.preparation.left_out import LeftOutTally
+from data_pipeline.preparation.left_out import LEFT_OUT, LeftOutTally
 from data_pipeline.preparation.part import PARTS, part_file, read_summary
 from data_pipeline.preparation.plan import PlannedShard
 from data_pipeline.preparation.written_aside import written_aside
@@ -21,8 +21,6 @@ from data_pipeline.sources.base import Source
 
 DATASET = "dataset.json"
 MANIFEST = "manifest.parquet"
-LEFT_OUT = "left_out.jsonl"
-"""Lists the samples that were left out, with reasons."""
 
 ROWS_PER_GROUP = 1 << 16
 """Rows of the manifest held in memory at a time; also its row groups."""

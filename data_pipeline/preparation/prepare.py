@@ -11,12 +11,12 @@ from typing import Any
 
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.forked import run_forked
-from data_pipeline.preparation.left_out import LeftOutTally, TooManyLeftOut
+from data_pipeline.preparation.left_out import ON_BAD_SAMPLE, LeftOutTally, TooManyLeftOut
 from data_pipeline.preparation.merge import merge_shards
 from data_pipeline.preparation.part import PartSummary
 from data_pipeline.preparation.plan import PlannedShard, describe_settings, plan_shards
 from data_pipeline.preparation.progress import PreparationProgress
-from data_pipeline.preparation.shard_writer import ON_BAD_SAMPLE, ShardWriter
+from data_pipeline.preparation.shard_writer import ShardWriter
 from data_pipeline.preparation.unfinished import UnfinishedFolder
 from data_pipeline.sample import BadSample
 from data_pipeline.sources.base import Source

@@ -20,9 +20,6 @@ from data_pipeline.preparation.written_aside import written_aside
 from data_pipeline.sample import BadSample, Sample, sample_key
 from data_pipeline.sources.base import Source
 
-ON_BAD_SAMPLE = ("error", "skip")
-"""What to do about a sample that cannot be used: stop, or count it, list it and go on."""
-
 Report = Callable[[BadSample | None], None]
 """Called after each sample: with None where it was written, otherwise with why it was left out."""
 

@@ -1,15 +1,14 @@
 """A web page that asks a released model about pictures and shows what its samplers keep, and what that saves."""
 
 import argparse
+import importlib.util
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-from examples.demo.asking import Asker
-from examples.demo.example_questions import example_questions
-from megatron_focus.inference.answering import Decoding
-from megatron_focus.inference.release_folder import DTYPES, default_device, load_release
+from megatron_focus.inference.options import add_machine_options
+from megatron_focus.program import run_program
 
 EXAMPLE = """\
 example:
@@ -33,9 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     server.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
     server.add_argument("--port", type=_positive, default=7860, help="(default: %(default)s)")
     server.add_argument("--share", action="store_true", help="a public address through gradio's servers, for anybody")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", default=default_device(), help="by torch's names (default: %(default)s)")
-    machine.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights (default: as in the folder)")
+    add_machine_options(parser.add_argument_group("machine"))
     return parser.parse_args(arguments)
 
 
@@ -49,17 +46,24 @@ def _positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Serve until Ctrl-C; exit code 2 for input that cannot be used."""
     options = parse_arguments(arguments)
+    if importlib.util.find_spec("gradio") is None:
+        print("error: the web page needs gradio: pip install -e '.[demo]'", file=sys.stderr)
+        return 2
     # Before gradio is imported, which reads the first; the second is where it keeps uploads, gone with the program.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     with tempfile.TemporaryDirectory(prefix="focus-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
+        # After parsing: gradio and torch take seconds to import.
+        from examples.demo.asking import Asker
+        from examples.demo.example_questions import example_questions
         from examples.demo.serving import serve
+        from megatron_focus.inference.answering import Decoding
+        from megatron_focus.inference.release_folder import default_device, load_release
 
         try:
             examples = [] if options.examples is None else example_questions(options.examples)
-            asker = Asker(
-                load_release(options.release, options.device, options.dtype), Decoding(options.max_new_tokens)
-            )
+            release = load_release(options.release, options.device or default_device(), options.dtype)
+            asker = Asker(release, Decoding(options.max_new_tokens))
             asker.warm_up()
             serve(asker, examples, options.host, options.port, options.share)
         except (ValueError, OSError) as error:
@@ -69,4 +73,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import megatron_focus.release
+from megatron_focus.conversion.formats import FORMATS, MAX_SHARD_SIZE
 from megatron_focus.conversion.hf_names import llava_next_name
 from megatron_focus.conversion.model_card import CardFacts, model_card
 from megatron_focus.conversion.model_facts import ModelFacts
@@ -22,8 +23,6 @@ from megatron_focus.conversion.safetensors_writer import SafetensorsWriter
 from megatron_focus.conversion.tensor_source import TensorInfo, TensorSource, check_tensors
 from megatron_focus.conversion.transformers_4 import adapt_processor, llava_next_json
 
-FORMATS = ("focus-llava", "llava-next")
-MAX_SHARD_SIZE = "5GB"
 _EMBEDDING = "embedding.word_embeddings.weight"
 
 

@@ -25,12 +25,10 @@ from megatron_focus.diagnosis.rank_facts import RankFacts, collect_facts
 from megatron_focus.diagnosis.shared_folder import check_shared_folder
 from megatron_focus.diagnosis.speed import Speeds, Workload, measure
 from megatron_focus.diagnosis.stragglers import judge_speeds, slow_network
-from megatron_focus.diagnosis.verdict import Verdict
+from megatron_focus.diagnosis.verdict import GPU_MIN_SHARE, Verdict
 from megatron_focus.diagnosis.watchdog import Watchdog
 
 GOOD, BAD_NODE, BAD_CONFIGURATION = 0, 1, 2
-GPU_MIN_SHARE = 0.7
-"""Least share of the median where there are GPUs. CPUs share their cores with whatever else runs: not compared."""
 _MAX_CLOCK_OFFSET_S = 5.0
 
 

@@ -1,5 +1,8 @@
 """What is wrong with which node."""
 
+GPU_MIN_SHARE = 0.7
+"""Least share of the median where there are GPUs. CPUs share their cores with whatever else runs: not compared."""
+
 
 class Verdict:
     """Problems and warnings by node; those of the whole job under an empty name.

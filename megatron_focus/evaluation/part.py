@@ -16,8 +16,6 @@ from megatron_focus.inference.conversation import Turn, check_text
 from megatron_focus.inference.image_source import check_file, open_picture
 from megatron_focus.inference.release_folder import Release
 
-ON_BAD_QUESTION = ("error", "skip")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Part:

@@ -1,4 +1,4 @@
-"""Questions of a benchmark in LLaVA's layout for evaluation.
+"""Questions of a benchmark, in a layout of this project's own; no published file has it.
 
 A file of JSON lines, or one JSON list. Each question has ``question_id``, ``text`` (all that is asked, verbatim), the
 true ``answer`` or ``answers``, maybe ``image`` (a name in the folder of images, or a list of names) and, for multiple
@@ -12,6 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from megatron_focus.evaluation.metrics.registry import Metric
+
+ON_BAD_QUESTION = ("error", "skip")
+"""What to do about a question that cannot be asked."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,9 @@ from collections.abc import Callable, Iterable
 from PIL import Image
 
 from megatron_focus.inference.answering import Answer
+from megatron_focus.inference.chat_commands import HELP
 from megatron_focus.inference.conversation import Turn
 from megatron_focus.inference.image_source import open_picture
-
-HELP = """\
-/image PATH   show a picture (a path or an http(s) address) with the next question; more than once for several
-/reset        forget the conversation and its pictures
-/help         this list
-/quit         end (or Ctrl-D); Ctrl-C stops an answer"""
 
 Ask = Callable[[list[Turn]], Answer]
 """Answers the last of some turns, writing the answer while it comes; raises ValueError where it cannot."""

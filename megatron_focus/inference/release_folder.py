@@ -11,9 +11,6 @@ from transformers import LlavaNextProcessor
 
 from megatron_focus.release.modeling_focus_llava import FocusLlavaForConditionalGeneration
 
-DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Types of weights by name; ``auto`` is the type in which the folder has them."""
-
 
 @dataclass(frozen=True)
 class Release:
@@ -34,7 +31,7 @@ def load_release(folder: Path, device: str, dtype: str = "auto") -> Release:
     Args:
         folder: the release.
         device: by torch's names.
-        dtype: one of ``DTYPES``.
+        dtype: one of ``options.DTYPES``.
 
     Raises:
         ValueError: naming the folder and what is wrong with it, or the device.
@@ -44,7 +41,10 @@ def load_release(folder: Path, device: str, dtype: str = "auto") -> Release:
     _check_kind(folder)
     try:
         loaded: Any = FocusLlavaForConditionalGeneration.from_pretrained(
-            folder, dtype=DTYPES[dtype], local_files_only=True, output_loading_info=True
+            folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
         )
         model, report = loaded
         # With the configuration given, it does not ask whether to run the folder's code to read it.

@@ -1,9 +1,8 @@
-"""What a GPU can compute at most, for model FLOPs utilisation and for plans."""
+"""What a GPU can compute at most, for model FLOPs utilisation."""
 
 import torch
 
-PEAK_TFLOPS = {"A100": 312.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0}
-"""Dense bf16 peak of one device in TFLOP/s, from the vendor's data sheets; the first name that fits counts."""
+from megatron_focus.observability.peaks import PEAK_TFLOPS
 
 
 def device_peak_tflops(device: torch.device) -> float | None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from megatron_focus.observability.device_peak import PEAK_TFLOPS
+from megatron_focus.observability.peaks import PEAK_TFLOPS
 
 GIB = 2**30
 

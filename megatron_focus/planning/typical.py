@@ -1,9 +1,12 @@
 """The sample that a plan is made for where no data set is named."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from data_pipeline.config import ImageGeometry
-from megatron_focus.planning.workload import Sample, assumed_sample
+
+if TYPE_CHECKING:
+    from megatron_focus.planning.workload import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +25,10 @@ class TypicalSample:
     kept_text: float = 0.75
     """Share of those that the text-guided sampler keeps: the paper's, at gamma 0.85."""
 
-    def lengths(self, image: ImageGeometry) -> Sample:
+    def lengths(self, image: ImageGeometry) -> "Sample":
         """In tokens, for a model's image geometry."""
+        from megatron_focus.planning.workload import assumed_sample  # here: command lines show the numbers alone
+
         return assumed_sample(self.height, self.width, self.text, self.labels, self.instruction, image)
 
 

@@ -4,13 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.benchmark.balance import SCENARIOS, measure_balance
-from data_pipeline.benchmark.balance_table import format_balance
-from data_pipeline.dataset.manifest import Manifest
+from data_pipeline.benchmark.defaults import SCENARIOS
 from megatron_focus.benchmark.modes.mode import Mode, Option
 from megatron_focus.benchmark.modes.shared import positive
-from megatron_focus.config.schema import ModelConfig
-from megatron_focus.training.sample_cost import sample_cost
 
 _SEED = 1234
 
@@ -21,6 +17,12 @@ _STEPS = Option("--steps", "that are simulated", {"type": positive, "metavar": "
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    from data_pipeline.benchmark.balance import measure_balance  # here: the command line needs none of it
+    from data_pipeline.benchmark.balance_table import format_balance
+    from data_pipeline.dataset.manifest import Manifest
+    from megatron_focus.config.schema import ModelConfig
+    from megatron_focus.training.sample_cost import sample_cost
+
     report = measure_balance(
         sample_cost(ModelConfig(), seed=_SEED),
         scenarios=[(ranks, samples) for ranks in options.ranks for samples in options.samples_per_rank],

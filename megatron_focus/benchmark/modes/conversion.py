@@ -5,11 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from megatron_focus.benchmark.conversion.run import run
-from megatron_focus.benchmark.conversion.table import LEGEND, format_table, verdict
-from megatron_focus.benchmark.environment import environment
 from megatron_focus.benchmark.modes.mode import Mode, Option
 
 
@@ -28,6 +23,12 @@ _FOLDER = Option("--work-folder", "where models are written for a while", {"type
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    import torch  # here, as all below: the command line needs none of it
+
+    from megatron_focus.benchmark.conversion.run import run
+    from megatron_focus.benchmark.conversion.table import LEGEND, format_table, verdict
+    from megatron_focus.benchmark.environment import environment
+
     conversions = run(options.conversion_sizes, options.work_folder)
     where = environment(torch.device("cpu"))
     print(f"conversion: {where}\n")

@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.benchmark import run as data_benchmark
-from data_pipeline.benchmark import table as data_table
-from data_pipeline.benchmark.epoch import measure_epoch
+from data_pipeline.benchmark.defaults import SIZES
 from megatron_focus.benchmark.modes.mode import Mode, Option
 from megatron_focus.benchmark.modes.shared import ROUNDS, positive, size
 
@@ -19,6 +17,10 @@ _SAMPLES = Option("--samples", "in the large manifest", {"type": positive, "meta
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    from data_pipeline.benchmark import run as data_benchmark  # here: the command line needs none of it
+    from data_pipeline.benchmark import table as data_table
+    from data_pipeline.benchmark.epoch import measure_epoch
+
     report = data_benchmark.run(
         sizes=options.sizes, threads=options.threads, rounds=options.rounds, images=options.images
     )
@@ -38,6 +40,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 DATA_PATH = Mode(
     flag="--data",
     title="the data path",
-    options={ROUNDS: 7, _SIZES: data_benchmark.SIZES, _THREADS: (1, 2), _IMAGES: 16, _SAMPLES: 1_000_000},
+    options={ROUNDS: 7, _SIZES: SIZES, _THREADS: (1, 2), _IMAGES: 16, _SAMPLES: 1_000_000},
     run=_measure,
 )

@@ -4,10 +4,6 @@ import argparse
 import os
 from typing import Any
 
-import torch
-
-from megatron_focus.benchmark.inference.run import run
-from megatron_focus.benchmark.inference.table import LEGEND, format_table, verdict
 from megatron_focus.benchmark.modes.mode import Mode, Option
 from megatron_focus.benchmark.modes.shared import DEVICE, PRESET, ROUNDS, check_cuda, positive
 from megatron_focus.benchmark.presets import PRESETS
@@ -17,6 +13,11 @@ _NEW_TOKENS = Option("--new-tokens", "tokens to decode in a run", {"type": posit
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    import torch  # here, as all below: the command line needs none of it
+
+    from megatron_focus.benchmark.inference.run import run
+    from megatron_focus.benchmark.inference.table import LEGEND, format_table, verdict
+
     check_cuda(options.device)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     report = run(

@@ -2,8 +2,6 @@
 
 import argparse
 
-import torch
-
 from megatron_focus.benchmark.modes.mode import Option
 from megatron_focus.benchmark.presets import PRESETS
 
@@ -35,5 +33,7 @@ def check_cuda(device: str) -> None:
     Raises:
         ValueError: there is no CUDA device.
     """
+    import torch  # here: the command line does not need it
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("argument --device: torch finds no CUDA device here")

@@ -13,7 +13,7 @@ def test_processes_end_after_their_parent_was_killed(tmp_path):
         "from types import SimpleNamespace\n"
         "from data_pipeline.forked import run_forked\n"
         "def work(piece, send):\n"
-        "    print(os.getpid(), flush=True)\n"
+        "    os.write(1, f'{os.getpid()}\\n'.encode())\n"  # at once, so that two lines cannot mix
         "    for number in range(50_000):\n"
         "        send('a message')\n"
         "def message(_):\n"
@@ -24,7 +24,7 @@ def test_processes_end_after_their_parent_was_killed(tmp_path):
         "seen = 0\n"
         "run_forked(work, [SimpleNamespace(name=n) for n in 'ab'], 2, message, lambda: None)\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    environment = os.environ | {"PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
     ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
     children = [int(pid) for pid in ended.stdout.split()]
     assert len(children) == 2 and ended.stderr == ""

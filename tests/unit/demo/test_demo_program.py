@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 
 import pytest
 
@@ -44,6 +45,12 @@ def test_help_has_an_example(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "python -m examples.demo quickstart/release" in capsys.readouterr().out
+
+
+def test_without_gradio_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["release"]) == 2
+    assert capsys.readouterr().err == "error: the web page needs gradio: pip install -e '.[demo]'\n"
 
 
 def test_a_folder_that_is_no_release(tmp_path, capsys):

@@ -382,6 +382,14 @@ def test_command_line(folders, capsys):
     capsys.readouterr()
 
 
+def test_libraries_are_quiet(folders):
+    """As a user runs it; Megatron and torch have things to say while they are imported and write."""
+    run = subprocess.run(
+        [sys.executable, "tools/import_hf.py", *parts(folders)], capture_output=True, text=True, timeout=200
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
