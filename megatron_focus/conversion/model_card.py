@@ -98,7 +98,11 @@ def model_card(facts: ModelFacts, card: CardFacts, *, stock: bool) -> str:
     lines = ["---", *(f"{key}: {json.dumps(v) if ':' in v else v}" for key, v in head.items()), "tags:"]
     lines += [*(f"- {tag}" for tag in tags), "---", "", "# FocusLLaVA", "", _summary(facts, stock), "", "## Use", ""]
     (tested,) = (r.line for r in project_requirements() if r.name == "transformers" and r.extra is None)
-    code = "" if stock else " Older versions are refused. The code beside the weights needs nothing else."
+    code = (
+        " This layout was tested with `transformers==4.57.6` as well."
+        if stock
+        else " Older versions are refused. The code beside the weights needs nothing else."
+    )
     lines += [f"Needs `torch`, `transformers` and `pillow`; tested with `{tested}`.{code}", ""]
     lines += [_USE.format(remote="" if stock else ", trust_remote_code=True")]
     lines += [] if stock else [_FOCUS]

@@ -188,6 +188,8 @@ def test_training_starts_from_the_written_settings(tmp_path, dataset):
 PEAK = """
 import re, sys
 from {module} import main
+import megatron_focus.conversion.checkpoint_reader, megatron_focus.conversion.export
+import megatron_focus.conversion.import_sources, megatron_focus.conversion.importing
 def memory(key):
     return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 before = memory("VmRSS")
