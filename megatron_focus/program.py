@@ -50,21 +50,29 @@ def run_program(main: Callable[[], int], end: Callable[[int], NoReturn] = sys.ex
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    before = sys.stdout
-    assert isinstance(before, io.TextIOWrapper), "nobody has replaced it yet"
-    raw = _StandardOutput(before.fileno(), "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        raw if before.write_through else io.BufferedWriter(raw),
-        encoding=before.encoding,
-        errors=before.errors,
-        line_buffering=bool(before.line_buffering),
-        write_through=bool(before.write_through),
-    )
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None where the program was started without one
+        sys.stdout = _ending_with_its_reader(sys.stdout)
     try:
         code = main()
-        sys.stdout.flush()
+        _flush()
     except SystemExit:
-        sys.stdout.flush()  # while the end of the program can still say that nobody read it
+        _flush()
         raise
-    sys.stderr.flush()
     end(code)
+
+
+def _ending_with_its_reader(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    raw = _StandardOutput(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(stream.line_buffering),
+        write_through=bool(stream.write_through),
+    )
+
+
+def _flush() -> None:
+    """While the end of the program can still say that nobody reads."""
+    for stream in (sys.stdout, sys.stderr):
+        print(end="", file=stream, flush=True)

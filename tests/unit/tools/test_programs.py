@@ -76,6 +76,12 @@ def test_help_that_nobody_reads():
     assert unread(code) == (141, "")
 
 
+def test_without_standard_output():
+    command = ["bash", "-c", 'exec "$@" >&-', "bash", sys.executable, "-c", PRINTS.format(lines=1, more="pass")]
+    ended = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert (ended.returncode, ended.stderr) == (3, "tidied up;")
+
+
 def test_another_broken_pipe_is_an_error():
     broken = "reader, writer = os.pipe(); os.close(reader); os.write(writer, b'x')"
     ended = run(PRINTS.format(lines=1, more=broken))
