@@ -1,8 +1,8 @@
 """Checkpoints that are written while training goes on.
 
-The optimizer's state is gathered and all copied to host memory (on CPUs a forked process shares it as it is at that
-moment); training waits for this. That process writes and hashes the files. Once every rank's has ended, at a later step
-boundary, rank 0 makes the checkpoint visible.
+Each rank copies its share to host memory (on CPUs a forked process shares it as it is at that moment); training waits
+for this. What several ranks hold is divided among them. That process writes and hashes the files. Once every rank's has
+ended, at a later step boundary, rank 0 makes the checkpoint visible.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException, _wrap_exception
 
@@ -43,6 +44,10 @@ class CheckpointSaver:
         self._queue = AsyncCallsQueue()
         self._saved: Path | None = None
         self._checked = False
+        self._strategy = _Strategy(*_FORMAT)
+        self._parallel_strategy = FullyParallelSaveStrategyWrapper(
+            self._strategy, parallel_state.get_data_parallel_group(), do_cache_distribution=True
+        )
 
     def start(self, content: dict[str, Any], iteration: int, config_yaml: str, metadata: dict | None = None) -> None:
         """Begin to write ``content`` (collective); the one before must have ended.
@@ -60,13 +65,13 @@ class CheckpointSaver:
         """
         assert self._queue.get_num_unfinalized_calls() == 0, "one checkpoint at a time"
         folder = self.store.begin(iteration)
-        strategy = _Strategy(*_FORMAT)
+        self._strategy.problem = ""
         # Megatron starts a helper process here, which must not die of a signal that is meant for the trainer.
         with _signals_deferred():
             request = dist_checkpointing.save(
                 content,
                 str(folder),
-                strategy,
+                self._parallel_strategy,
                 content_metadata=metadata,
                 async_sharded_save=True,
                 # All shards of all ranks are compared on rank 0: once is enough for a run.
@@ -74,7 +79,7 @@ class CheckpointSaver:
             )
             self._checked = True
             written, _ = request.finalize_fns  # the second writes a file on rank 0 while others wait: see _complete
-            complete = partial(self._complete, written, strategy, folder, iteration, config_yaml)
+            complete = partial(self._complete, written, folder, iteration, config_yaml)
             write = request.async_fn and partial(_write_and_sum, request.async_fn, folder)
             self._queue.schedule_async_request(request._replace(async_fn=write, finalize_fns=[complete]))
 
@@ -95,9 +100,7 @@ class CheckpointSaver:
         self._queue.maybe_finalize_async_calls(blocking=blocking)
         return self._saved
 
-    def _complete(
-        self, written: Callable[[], None], strategy: "_Strategy", folder: Path, iteration: int, config_yaml: str
-    ) -> None:
+    def _complete(self, written: Callable[[], None], folder: Path, iteration: int, config_yaml: str) -> None:
         """All ranks have written, well or badly."""
         try:
             written()
@@ -107,7 +110,7 @@ class CheckpointSaver:
             problem = "; ".join(sorted(reasons)) or "a rank could not write its files"
         else:
             problem = ""
-        self._saved = on_rank_0(lambda: self._commit(problem or strategy.problem, folder, iteration, config_yaml))
+        self._saved = on_rank_0(lambda: self._commit(problem or self._strategy.problem, folder, iteration, config_yaml))
 
     def _commit(self, problem: str, folder: Path, iteration: int, config_yaml: str) -> Path:
         try:

@@ -1,7 +1,7 @@
 """What a checkpoint holds, and how it is saved and loaded under any parallel layout.
 
 Model and optimizer go through Megatron's ``dist_checkpointing``: every tensor is stored under its global name and
-shape, so a checkpoint written at one layout loads at any other. The optimizer uses the fully reshardable format.
+shape, so a checkpoint written at one layout loads at any other.
 """
 
 from collections.abc import Collection
@@ -12,12 +12,13 @@ from typing import Any
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer import ChainedOptimizer, DistributedOptimizer, MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from data_pipeline.loading.steps import LoaderState
+from megatron_focus.checkpoint.optimizer_shards import optimizer_shards
 from megatron_focus.checkpoint.saver import CONFIG_FILE, CheckpointSaver
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
@@ -25,13 +26,8 @@ from megatron_focus.config.schema import RunConfig
 from megatron_focus.models.modules import module_of
 
 _EXTRA_STATE = "_extra_state"
-_OPTIMIZER_FORMAT = {
-    "distrib_optim_sharding_type": "fully_reshardable",
-    # The whole optimizer state of a shard of the model is gathered into the host memory of one data-parallel rank.
-    # Without this all of them would hold it, and their GPUs on the way.
-    "distrib_optim_fully_reshardable_mem_efficient": True,
-    "chained_optim_avoid_prefix": True,
-}
+_OPTIMIZER_FORMAT = {"chained_optim_avoid_prefix": True}
+_SHARDS = "param_state"
 
 
 @dataclass(kw_only=True)
@@ -119,7 +115,11 @@ def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:
     (model, optimizer) = _sharded(parts, is_loading=True)
     loaded = _load(model | {"optimizer": optimizer}, folder)
     _load_chunks(parts.chunks, loaded)
+    shards = loaded["optimizer"].pop(_SHARDS, {})
     parts.optimizer.load_state_dict(loaded["optimizer"])
+    if (distributed := _distributed(parts.optimizer)) is not None:
+        for name, shard in optimizer_shards(distributed, _sharded_model(parts.chunks)).items():
+            shard.data.copy_(shards[name])
     parts.scheduler.load_state_dict(loaded["opt_param_scheduler"])
     return TrainState(**loaded["train_state"])
 
@@ -156,10 +156,19 @@ def _sharded_model(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
     }
 
 
-def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], Any]:
+def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and optimizer."""
     model = _sharded_model(parts.chunks)
-    optimizer = parts.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=dict(_OPTIMIZER_FORMAT))
-    return model, optimizer
+    if (distributed := _distributed(parts.optimizer)) is None:
+        return model, parts.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=dict(_OPTIMIZER_FORMAT))
+    shards = optimizer_shards(distributed, model)
+    return model, {**distributed.state_dict(), _SHARDS: shards}
+
+
+def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer | None:
+    """The one that shards its state, if it does. There is one for all chunks: only experts would have their own."""
+    (single,) = optimizer.chained_optimizers if isinstance(optimizer, ChainedOptimizer) else [optimizer]
+    return single if isinstance(single, DistributedOptimizer) else None
 
 
 def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
