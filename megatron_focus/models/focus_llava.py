@@ -8,6 +8,7 @@ Shapes: N text tokens, T fused tokens, V visual tokens, C hidden size, n labelle
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from megatron.core import tensor_parallel
@@ -30,6 +31,7 @@ from megatron_focus.models.layer_specs import LayerSpecs
 from megatron_focus.models.packed_layout import PackedLayout
 from megatron_focus.models.rotary import PositionRotary
 from megatron_focus.models.vision_tower import VisionTower
+from megatron_focus.parallel.collectives import of_first_rank
 from megatron_focus.parallel.pipeline_metadata import append_layout, split_layout
 from megatron_focus.samplers.draws import TextDraws
 from megatron_focus.samplers.heuristic import HeuristicSampler
@@ -204,7 +206,9 @@ class FocusLLaVA(LanguageModule):
         features = self.projector(features)
         if self.vision_sampler is None:
             return baseline_tokens(features, self.image_newline, inputs.plan)
-        return self.vision_sampler(features, self.image_newline, inputs.plan)
+        return self.vision_sampler(
+            features, self.image_newline, inputs.plan, partial(of_first_rank, group=self.tp_group)
+        )
 
     def _no_visual_tokens(self, plan: WindowPlan) -> VisualTokens:
         parts = [self.vision_tower, self.projector, self.vision_sampler]

@@ -3,6 +3,8 @@
 Shapes: T tokens of the row, B samples that drop here, n query heads and g key groups of this rank, d head size.
 """
 
+from functools import partial
+
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_layer import TransformerLayer
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from megatron_focus.models.core_attention import rotate
 from megatron_focus.models.packed_layout import INSTRUCTION, PAD, VISUAL, PackedLayout
+from megatron_focus.parallel.collectives import max_over, of_first_rank
 from megatron_focus.samplers.text_guided import importance, select_by_share
 
 
@@ -49,9 +52,9 @@ def kept_tokens(
         query, key, _ = layer.self_attention.get_query_key_value_tensors(layer.input_layernorm(hidden_states))
         query = rotate(query[:, 0], angles, layer.config, pg_collection)[place[queries] * query_valid]
         key = rotate(key[:, 0], angles, layer.config, pg_collection)[place[keys] * key_valid]
-        scores = importance(query, key, query_valid, key_valid, lambda block: _max_over(block, pg_collection.tp))
+        scores = importance(query, key, query_valid, key_valid, partial(max_over, group=pg_collection.tp))
         image = layout.image[keys].masked_fill(~key_valid, -1).long()
-        keep = select_by_share(scores, key_valid, image, layout.gamma[samples])
+        keep = of_first_rank(select_by_share(scores, key_valid, image, layout.gamma[samples]), pg_collection.tp)
         stays[keys[key_valid & ~keep]] = False
     return stays.nonzero().squeeze(1)
 
@@ -82,11 +85,3 @@ def _group(layout: PackedLayout, samples: Tensor, kind: int) -> tuple[Tensor, Te
     block[slot, place] = tokens
     filled = torch.arange(longest, device=tokens.device) < lengths[:, None]
     return block, filled
-
-
-def _max_over(block: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
-    """Elementwise maximum over the tensor-parallel ranks, which hold different heads (Eq. 8)."""
-    if group.size() > 1:
-        block = block.contiguous()
-        torch.distributed.all_reduce(block, op=torch.distributed.ReduceOp.MAX, group=group)
-    return block

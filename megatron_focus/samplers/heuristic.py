@@ -18,7 +18,7 @@ What the supplement leaves open, and how it is read here:
   row of windows. The window decides nothing else here, and with window 1 and a share of 1 the tokens are LLaVA-NeXT's.
 - Which cells stay is not differentiable: gradients reach the cells that stay, and them alone.
 
-Under tensor parallelism every rank holds the same features, so all ranks choose alike.
+Under tensor parallelism every rank holds the same features; ``agree`` makes all ranks choose alike to the bit.
 
 Shapes: t tiles, g cells along a tile, C hidden size, E candidates of the plan, V visual tokens, I images.
 """
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from megatron_focus.config.schema import VisionSamplerConfig
-from megatron_focus.samplers.vision_guided import VisualTokens, token_source
+from megatron_focus.samplers.vision_guided import Agree, VisualTokens, token_source
 from megatron_focus.samplers.window_plan import NEWLINE_SCALE, WindowPlan
 
 _PARTS = 1_000_000
@@ -42,13 +42,14 @@ class HeuristicSampler(nn.Module):
         assert config.heuristic_keep is not None  # validated
         self.config, self.keep = config, config.heuristic_keep
 
-    def forward(self, features: Tensor, newline: Tensor, plan: WindowPlan) -> VisualTokens:
+    def forward(self, features: Tensor, newline: Tensor, plan: WindowPlan, agree: Agree | None = None) -> VisualTokens:
         """Score the cells and gather those that stay.
 
         Args:
             features: [t, g * g, C], projected features of every tile, global views first of their image.
             newline: [C], the newline embedding.
             plan: the row's candidates at the single scale ``1x1``, on the device of ``features``.
+            agree: gives the choice of one rank to all that hold the same features; None where there is one.
 
         Returns:
             the row's tokens; every counted window counts for the one scale, and there is no balance term.
@@ -59,6 +60,7 @@ class HeuristicSampler(nn.Module):
             # A 1x1 candidate reads its cell itself, so its source is the cell's place among all cells.
             score = cell_scores(features, plan.context_tile).flatten()[plan.source[candidate]]
             kept = candidate[top_share(score, plan.image[candidate], plan.num_images, self.keep)]
+            kept = kept if agree is None else agree(kept)
         taken = always.clone()
         taken[kept] = True
         picked = taken.nonzero().squeeze(1)

@@ -1,11 +1,12 @@
 """Vision-guided sampler: one scale for each region of the image (paper section 3.2, Eq. 1-5 and 10).
 
-Single-device mathematics. Under tensor parallelism every rank holds the same inputs and the same selector, so all ranks
-choose alike and the selector's gradient is complete on each of them.
+Single-device mathematics. Under tensor parallelism every rank holds the same inputs and the same selector, so the
+selector's gradient is complete on each of them. The parallel form hands in ``agree``: all choose alike to the bit.
 
 Shapes: t tiles, g cells along a tile, w window side, M windows, S scales, C hidden size, V visual tokens, I images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from megatron_focus.config.schema import VisionSamplerConfig
 from megatron_focus.samplers.balance import entropy_within_pictures, prob_sum_gradients
 from megatron_focus.samplers.window_plan import NEWLINE_SCALE, WindowPlan
+
+Agree = Callable[[Tensor], Tensor]
+"""Gives one rank's tensor to all."""
 
 
 @dataclass(kw_only=True)
@@ -58,18 +62,20 @@ class VisionGuidedSampler(nn.Module):
         nn.init.normal_(self.selector.weight, std=init_std)
         nn.init.zeros_(self.selector.bias)
 
-    def forward(self, features: Tensor, newline: Tensor, plan: WindowPlan) -> VisualTokens:
+    def forward(self, features: Tensor, newline: Tensor, plan: WindowPlan, agree: Agree | None = None) -> VisualTokens:
         """Choose scales and gather the tokens.
 
         Args:
             features: [t, g * g, C], projected features of every tile, global views first of their image.
             newline: [C], the newline embedding.
             plan: the row's candidates, on the device of ``features``.
+            agree: gives the choice of one rank to all that hold the same features; None where there is one.
         """
         scores = self.scores(features, plan)
         logits = self.selector_logits(scores)
         probs = logits.softmax(-1)
         choice = first_argmax(logits)
+        choice = choice if agree is None else agree(choice)
         taken = (plan.scale == NEWLINE_SCALE) | (plan.scale == nn.functional.pad(choice, (0, 1))[plan.window])
         gate = nn.functional.pad(self._gate(probs, choice), (0, 1), value=1.0)
         picked = taken.nonzero().squeeze(1)
