@@ -28,8 +28,6 @@ def optimizer_shards(optimizer: DistributedOptimizer, model: dict[str, Any]) -> 
         optimizer: allocates its moments, if it has taken no step yet.
         model: sharded state of the model, whose values are its parameters.
     """
-    if optimizer.is_stub_optimizer:
-        return {}
     optimizer.init_state_fn(optimizer.optimizer, optimizer.config)
     placed = {sharded.data: sharded for sharded in nested_values(model)}
     shards = {}
@@ -44,6 +42,21 @@ def optimizer_shards(optimizer: DistributedOptimizer, model: dict[str, Any]) -> 
                     shards[f"{shard.key} {shard.global_offset}"] = shard
                 begin += math.prod(size)
     return shards
+
+
+def plain_groups(optimizer: DistributedOptimizer) -> list[dict[str, Any]]:
+    """Its parameter groups without parameters, equal on all ranks: Transformer Engine counts no steps of empty ones."""
+    groups = optimizer.optimizer.param_groups
+    steps = [group["step"] for group in groups if "step" in group]
+    common = {"step": max(steps)} if steps else {}
+    return [{key: value for key, value in group.items() if key != "params"} | common for group in groups]
+
+
+def load_step(optimizer: DistributedOptimizer, saved: list[dict[str, Any]]) -> None:
+    """Take over the count of steps; all else in a group follows from the configuration and the schedule."""
+    if "step" in saved[0]:
+        for group in optimizer.optimizer.param_groups:
+            group["step"] = saved[0]["step"]
 
 
 def boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[Box]:

@@ -18,7 +18,7 @@ from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from data_pipeline.loading.steps import LoaderState
-from megatron_focus.checkpoint.optimizer_shards import optimizer_shards
+from megatron_focus.checkpoint.optimizer_shards import load_step, optimizer_shards, plain_groups
 from megatron_focus.checkpoint.saver import CONFIG_FILE, CheckpointSaver
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
@@ -94,7 +94,7 @@ def check_same_schedule(folder: Path, config: RunConfig) -> None:
     """
     saved = load_config(folder / CONFIG_FILE)
     before, now = (
-        {f"optimizer.{k}": v for k, v in asdict(c.optimizer).items()}
+        {f"optimizer.{k}": v for k, v in asdict(c.optimizer).items() if k != "fused_adam"}
         | {"training.train_iters": c.training.train_iters, "training.seed": c.training.seed}
         for c in (saved, config)
     )
@@ -115,11 +115,7 @@ def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:
     (model, optimizer) = _sharded(parts, is_loading=True)
     loaded = _load(model | {"optimizer": optimizer}, folder)
     _load_chunks(parts.chunks, loaded)
-    shards = loaded["optimizer"].pop(_SHARDS, {})
-    parts.optimizer.load_state_dict(loaded["optimizer"])
-    if (distributed := _distributed(parts.optimizer)) is not None:
-        for name, shard in optimizer_shards(distributed, _sharded_model(parts.chunks)).items():
-            shard.data.copy_(shards[name])
+    _load_optimizer(parts, loaded["optimizer"])
     parts.scheduler.load_state_dict(loaded["opt_param_scheduler"])
     return TrainState(**loaded["train_state"])
 
@@ -161,8 +157,25 @@ def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], dic
     model = _sharded_model(parts.chunks)
     if (distributed := _distributed(parts.optimizer)) is None:
         return model, parts.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=dict(_OPTIMIZER_FORMAT))
-    shards = optimizer_shards(distributed, model)
-    return model, {**distributed.state_dict(), _SHARDS: shards}
+    groups = {"param_groups": plain_groups(distributed)}
+    return model, {"optimizer": groups, _SHARDS: optimizer_shards(distributed, model)}
+
+
+def _load_optimizer(parts: Trainable, loaded: dict[str, Any]) -> None:
+    if (distributed := _distributed(parts.optimizer)) is not None:
+        load_step(distributed, loaded["optimizer"]["param_groups"])
+        for name, shard in optimizer_shards(distributed, _sharded_model(parts.chunks)).items():
+            shard.data.copy_(loaded[_SHARDS][name])
+        return
+    # Megatron-Core 0.16 takes groups that differ in their learning rates alone for one and the same. They stand in the
+    # same order, so they are numbered, in a key that it does compare.
+    saved = loaded.get("optimizer", loaded)["param_groups"]
+    for number, groups in enumerate(zip(parts.optimizer.param_groups, saved, strict=True)):
+        for group in groups:
+            group["is_expert_parallel"] = number
+    parts.optimizer.load_state_dict(loaded)
+    for group in parts.optimizer.param_groups:
+        group["is_expert_parallel"] = False
 
 
 def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer | None:

@@ -158,6 +158,16 @@ class ParallelConfig:
     """Shard optimizer state over data-parallel ranks (ZeRO-1 and the gradient half of ZeRO-2)."""
     overlap_grad_reduce: bool = False
     """Reduce gradients over data-parallel ranks while the last microbatch's backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated parameters over data-parallel ranks while the next step's forward pass already runs."""
+    gradient_accumulation_fusion: bool = False
+    """Matrix products add weight gradients to the buffer themselves. Transformer Engine's layers can; Megatron's (the
+    local ones, and always the head) do where NVIDIA apex is installed."""
+    cross_entropy_loss_fusion: bool = False
+    """Fused kernels, and one message less, for the loss over the vocabulary."""
+    cross_entropy_fusion_impl: str = "native"
+    """``native``: Megatron's, compiled at run time. ``te``: Transformer Engine's, which writes the gradient over the
+    logits."""
     recompute_granularity: str | None = None
     """Null, ``selective`` (core attention) or ``full``."""
     recompute_method: str | None = None
@@ -170,6 +180,9 @@ class ParallelConfig:
 class OptimizerSettings:
     """AdamW and its schedule."""
 
+    fused_adam: str | None = None
+    """Whose fused AdamW: ``transformer_engine``, ``apex`` (NVIDIA's) or ``torch``. Null takes the first of these that
+    is installed, ``torch`` on CPUs; the run says which."""
     lr: float = 1e-5
     """Peak learning rate."""
     min_lr: float = 0.0

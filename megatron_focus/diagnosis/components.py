@@ -40,7 +40,7 @@ COMPONENTS = (
     Component("aiohttp", "data sets at http:// and https:// (data.path)", requirement="fsspec", extra="remote"),
     Component("gradio", "the web demo (examples/demo)", extra="demo"),
 )
-APEX_ENABLES = "fused Adam on GPUs, where Transformer Engine is not installed (parallel.use_distributed_optimizer)"
+APEX_ENABLES = "its fused Adam (optimizer.fused_adam), parallel.gradient_accumulation_fusion outside Transformer Engine"
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,6 @@ def install_line(component: Component, pin: Requirement | None, torch_cuda: str 
         # Without it, pip takes the core built for CUDA 12 (Transformer Engine's installation guide).
         what = what.replace("[pytorch]", "[pytorch,core_cu13]")
     return f"python -m pip install {component.flags}'{what}'"
-
-
-def fused_adam(components: Sequence[FoundComponent]) -> bool:
-    """Whether one of the two packages that bring it is there and works."""
-    return any(c.package.name in ("transformer-engine", "apex") and c.package.state == "ok" for c in components)
 
 
 def _pin(component: Component, requirements: Sequence[Requirement]) -> Requirement | None:

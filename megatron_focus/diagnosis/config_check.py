@@ -29,14 +29,13 @@ def model_parallel_size(config: RunConfig) -> int:
     return max(1, parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
 
 
-def check_config(config: RunConfig, world_size: int | None, gpus: Sequence[Gpu], has_fused_adam: bool) -> ConfigCheck:
+def check_config(config: RunConfig, world_size: int | None, gpus: Sequence[Gpu]) -> ConfigCheck:
     """Check a configuration that was loaded.
 
     Args:
         config: the configuration.
         world_size: ranks of the run, over all machines; None checks for the fewest that hold the model.
         gpus: of this machine.
-        has_fused_adam: Transformer Engine or NVIDIA apex works.
     """
     check = ConfigCheck(world_size=world_size or model_parallel_size(config))
     try:
@@ -44,9 +43,6 @@ def check_config(config: RunConfig, world_size: int | None, gpus: Sequence[Gpu],
     except ValueError as error:
         check.findings.append(Finding(about="configuration", message=str(error)))
     is_valid = not check.findings
-    if gpus and config.parallel.use_distributed_optimizer and not has_fused_adam:
-        message = "=true needs the fused Adam of Transformer Engine or of NVIDIA apex; install one, or set it to false"
-        check.findings.append(Finding(about="parallel.use_distributed_optimizer", message=message))
     files = inspect_run_files(config, count_parameters=is_valid)
     check.described |= files.described
     check.findings += files.findings

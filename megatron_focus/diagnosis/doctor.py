@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from megatron_focus.diagnosis.components import FoundComponent, fused_adam, inspect_components
+from megatron_focus.diagnosis.components import FoundComponent, inspect_components
 from megatron_focus.diagnosis.finding import Finding
 from megatron_focus.diagnosis.gpus import Gpu, driver_cuda_version, driver_problem, query_gpus
 from megatron_focus.diagnosis.machine import Machine, inspect_machine
@@ -84,9 +84,7 @@ def add_config(diagnosis: Diagnosis, path: str, overrides: Sequence[str], world_
     # Only now, and only here: these import what was found to work.
     loading = importlib.import_module("megatron_focus.config.loading")
     config_check = importlib.import_module("megatron_focus.diagnosis.config_check")
-    check = config_check.check_config(
-        loading.load_config(path, overrides), world_size, diagnosis.gpus, fused_adam(diagnosis.optional)
-    )
+    check = config_check.check_config(loading.load_config(path, overrides), world_size, diagnosis.gpus)
     diagnosis.run |= check.described
     diagnosis.findings += check.findings
 

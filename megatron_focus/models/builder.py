@@ -75,6 +75,8 @@ def language_config(model: ModelConfig, parallel: ParallelConfig, dtype: torch.d
         variable_seq_lengths=True,
         moe_token_dispatcher_type="alltoall",  # required by variable_seq_lengths, although there are no experts
         calculate_per_token_loss=True,
+        cross_entropy_loss_fusion=parallel.cross_entropy_loss_fusion,
+        cross_entropy_fusion_impl=parallel.cross_entropy_fusion_impl,
         **_common(model, parallel, dtype),
     )
 
@@ -125,7 +127,7 @@ def _common(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, **
         "hidden_dropout": 0.0,  # nothing on the device is random, so a run needs no generator state to repeat itself
         "attention_dropout": 0.0,
         "masked_softmax_fusion": False,
-        "gradient_accumulation_fusion": False,
+        "gradient_accumulation_fusion": parallel.gradient_accumulation_fusion,
         "recompute_granularity": parallel.recompute_granularity,
         "recompute_method": parallel.recompute_method,
         "recompute_num_layers": parallel.recompute_num_layers,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from data_pipeline.anyres import normalise
 from data_pipeline.row import IGNORE_INDEX, PackedRow
+from megatron_focus.config.checks.installed import has_fused_weight_gradient
 from megatron_focus.config.schema import ModelConfig
 from megatron_focus.models.decoder import DecoderReport, ShrinkingDecoder
 from megatron_focus.models.fusion import fuse
@@ -115,6 +116,7 @@ class FocusLLaVA(LanguageModule):
             # Only labelled tokens reach the head, gathered before it, so it never sees a sequence shard.
             head_config = copy.copy(config)
             head_config.sequence_parallel = False
+            head_config.gradient_accumulation_fusion &= has_fused_weight_gradient()
             self.output_layer = ColumnParallelLinear(
                 config.hidden_size,
                 model.language.padded_vocab_size,
@@ -247,8 +249,7 @@ class FocusLLaVA(LanguageModule):
         # A row without a label computes one token for nothing, so that the graph and the collectives stay the same.
         rows = labelled if len(labelled) > 0 else labelled.new_zeros(1)
         logits = self._logits(hidden_states[rows])
-        target = layout.label[rows].long().clamp(min=0)[:, None]
-        losses = tensor_parallel.vocab_parallel_cross_entropy(logits.float(), target)[:, 0]
+        losses = self.compute_language_model_loss(layout.label[rows].long().clamp(min=0)[None], logits)[0]
         return losses if len(labelled) > 0 else losses * 0.0
 
 

@@ -9,11 +9,9 @@ import contextlib
 from typing import Any
 
 import megatron.core.optimizer as mcore_optimizer
-import megatron.core.optimizer.distrib_optimizer as mcore_distributed_optimizer
 import megatron.core.tensor_parallel.random as mcore_random
 import torch
 import torch._dynamo
-from torch.optim.adamw import adamw
 from torch.overrides import TorchFunctionMode
 
 _CPU = torch.device("cpu")
@@ -52,49 +50,6 @@ class _Event(_Stream):
     """An event of such a device."""
 
 
-class _FusedAdam(torch.optim.Optimizer):
-    """AdamW that counts steps per parameter group, as the fused Adams of Transformer Engine and apex do.
-
-    Megatron-Core's distributed optimizer saves and loads no other: it falls back to torch's AdamW, whose count per
-    parameter it then cannot load, and cannot save on a rank without trainable parameters.
-    """
-
-    def __init__(
-        self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float, adam_w_mode: bool
-    ) -> None:
-        assert adam_w_mode
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            group["step"] = group.get("step", 0) + 1
-            parameters = [p for p in group["params"] if p.grad is not None]
-            for parameter in parameters:
-                if not self.state[parameter]:
-                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
-                    self.state[parameter]["exp_avg_sq"] = torch.zeros_like(parameter)
-            if not parameters:
-                continue
-            adamw(
-                parameters,
-                [p.grad for p in parameters],
-                [self.state[p]["exp_avg"] for p in parameters],
-                [self.state[p]["exp_avg_sq"] for p in parameters],
-                [],
-                [torch.tensor(group["step"] - 1.0) for _ in parameters],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-
-
 def _is_cuda(device: Any) -> bool:
     return isinstance(device, (str, torch.device)) and str(device).startswith("cuda")
 
@@ -125,11 +80,9 @@ def enable_cpu_backend() -> None:
     cuda.random.get_rng_state = lambda device="cuda": torch.get_rng_state()
     cuda.random.set_rng_state = lambda state, device="cuda": torch.set_rng_state(state)
     cuda.manual_seed = lambda seed: torch.manual_seed(seed)
+    # Where Transformer Engine is installed, Megatron-Core builds its Adam, which needs a GPU.
     optimizer: Any = mcore_optimizer
-    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = _FusedAdam, False
-    distributed: Any = mcore_distributed_optimizer
-    distributed.Adam = _FusedAdam
-    distributed.HAVE_APEX_OR_TE = distributed.USING_TE_OPTIMIZER = True
+    optimizer.Adam, optimizer.USING_PYTORCH_OPTIMIZER = torch.optim.AdamW, True
     # Megatron-Core compiles small fusions on first use; on a CPU that costs minutes of C++ and gains nothing.
     torch._dynamo.config.disable = True
     tracker: Any = mcore_random

@@ -1,6 +1,5 @@
 """Process start-up: device, process group, Megatron's parallel state, seeds."""
 
-import importlib.util
 import math
 import os
 from datetime import timedelta
@@ -31,13 +30,14 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "0")):
         os.environ.setdefault(name, value)
     if torch.cuda.is_available():
-        _require_fused_adam(parallel)
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
         backend = "nccl"
     else:
         from megatron_focus.parallel.cpu_backend import enable_cpu_backend
 
+        if parallel.cross_entropy_loss_fusion and parallel.cross_entropy_fusion_impl == "te":
+            raise ValueError("parallel.cross_entropy_fusion_impl=te needs a GPU; use native")
         enable_cpu_backend()
         device, backend = torch.device("cpu"), "gloo"
     if not torch.distributed.is_initialized():
@@ -53,21 +53,6 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
     torch.manual_seed(stage_seed)
     model_parallel_cuda_manual_seed(stage_seed)
     return device
-
-
-def _require_fused_adam(parallel: ParallelConfig) -> None:
-    # NVIDIA's apex is told from the unrelated package of that name by its optimizers.
-    fused = importlib.util.find_spec("transformer_engine") or _has_nvidia_apex()
-    if parallel.use_distributed_optimizer and not fused:
-        raise ValueError(
-            "parallel.use_distributed_optimizer=true needs the fused Adam of Transformer Engine (the 'gpu' extra) or "
-            "of NVIDIA apex: Megatron-Core cannot checkpoint another; install one, or set it to false"
-        )
-
-
-def _has_nvidia_apex() -> bool:
-    apex = importlib.util.find_spec("apex")
-    return apex is not None and importlib.util.find_spec("apex.optimizers") is not None
 
 
 def shut_down() -> None:

@@ -140,8 +140,11 @@ class Activations:
     def head(self, row: RowLoad) -> float:
         """Final norm, and logits of the labelled tokens."""
         vocabulary = self.model.language.padded_vocab_size / self.tp
-        width = self.model.language.hidden_size
-        return self._norm(row.layers[-1].tokens) + row.labels * (self.element * width + _FP32 * vocabulary + 2 * _INDEX)
+        width, parallel = self.model.language.hidden_size, self.config.parallel
+        # Transformer Engine's fused loss writes the gradient over the logits; the others keep the softmax in fp32.
+        in_place = parallel.cross_entropy_loss_fusion and parallel.cross_entropy_fusion_impl == "te"
+        kept = (self.element if in_place else _FP32) * vocabulary
+        return self._norm(row.layers[-1].tokens) + row.labels * (self.element * width + kept + 2 * _INDEX)
 
     def workspace(self, row: RowLoad, first: bool, last: bool) -> float:
         """Largest tensors that the backward pass holds beside the saved ones, on one chunk. Not measured."""

@@ -185,10 +185,12 @@ def _data_parallel(
         kept = [chunk_bytes(config, chunk, dp) for chunk in of_stage(chunks, stage, pp)]
         gradients = sum(gradient_bytes(config, part, dp) for part in kept)
         parameters = sum(parameter_bytes(config, part, dp) for part in kept)
-        exposed = gradients / bandwidth
+        reduced, gathered = gradients / bandwidth, parameters / bandwidth
         if parallel.overlap_grad_reduce:  # with the last row's backward pass, two thirds of its time
-            exposed = max(0.0, exposed - stage_seconds[stage] * 2 / 3)
-        exchange = max(exchange, exposed + parameters / bandwidth)
+            reduced = max(0.0, reduced - stage_seconds[stage] * 2 / 3)
+        if parallel.overlap_param_gather:  # with the first row's forward pass
+            gathered = max(0.0, gathered - stage_seconds[stage] / 3)
+        exchange = max(exchange, reduced + gathered)
         # Adam reads and writes its state, and reads the gradients that the norm has read before.
         shards = dp if parallel.use_distributed_optimizer else 1
         touched = sum(2 * part.optimizer + 2 * part.gradients / shards for part in kept)

@@ -90,8 +90,8 @@ class Assumptions:
         return [
             f"matrix products reach {self.matmul_share:.0%} of the peak, attention {self.attention_share:.0%}, "
             f"memory-bound work {self.memory_share:.0%} of the memory bandwidth, links {self.link_share:.0%}",
-            "TP messages and the parameter all-gather are exposed; gradients overlap only with overlap_grad_reduce; "
-            "pipeline messages are hidden by the interleaved schedule alone",
+            "TP messages are exposed; gradients overlap only with overlap_grad_reduce, parameters only with "
+            "overlap_param_gather; pipeline messages are hidden by the interleaved schedule alone",
             "ranks are numbered TP, then DP, then PP; each GPU has a network card, and a group that leaves a node "
             "uses those of all its members there, up to NVLink's bandwidth; a message between two stages uses one",
             f"margin: {self.fixed_gib:g} GiB for CUDA context, NCCL and workspaces, and {self.fragmentation:.0%} of "

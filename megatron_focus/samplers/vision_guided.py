@@ -52,13 +52,20 @@ class ChoiceSums:
     """float32 [S, S, G + 1], gradient of each sum of probabilities by the selector; None where it is not needed."""
 
 
+class _Selector(nn.Linear):
+    """Computes in float32, whatever its weights are stored in. Called, not read: Megatron may be gathering them."""
+
+    def forward(self, score: Tensor) -> Tensor:
+        return nn.functional.linear(score, self.weight.float(), self.bias.float())
+
+
 class VisionGuidedSampler(nn.Module):
     """Scores every window against the global view and takes its tokens at the chosen scale."""
 
     def __init__(self, config: VisionSamplerConfig, cells_per_side: int, init_std: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.config = config
-        self.selector = nn.Linear(cells_per_side**2, len(config.scales), dtype=dtype)
+        self.selector = _Selector(cells_per_side**2, len(config.scales), dtype=dtype)
         nn.init.normal_(self.selector.weight, std=init_std)
         nn.init.zeros_(self.selector.bias)
 
@@ -118,7 +125,8 @@ class VisionGuidedSampler(nn.Module):
 
     def selector_logits(self, scores: Tensor) -> Tensor:
         """Scale logits Z of every window, float32 [M, S]."""
-        return nn.functional.linear(scores, self.selector.weight.float(), self.selector.bias.float())
+        logits: Tensor = self.selector(scores)
+        return logits
 
     def _gate(self, probs: Tensor, choice: Tensor) -> Tensor:
         """Factor of each window's tokens, float32 [M] (Eq. 2 and its alternatives)."""

@@ -41,6 +41,8 @@ def build_trainable(config: RunConfig, image_token_id: int) -> Trainable:
     data_parallel = DistributedDataParallelConfig(
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        align_param_gather=parallel.overlap_param_gather,  # begun by ``start_parameter_gather``, never by a module
         grad_reduce_in_fp32=True,
     )
     # Only the first chunk's gradients are still being made when its bucket could be reduced.

@@ -13,6 +13,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.models.modules import module_of
+from megatron_focus.training.fused_adam import chosen_adam, use_adam
 
 
 def build_optimizer(config: RunConfig, chunks: list[DistributedDataParallel]) -> MegatronOptimizer:
@@ -30,12 +31,15 @@ def build_optimizer(config: RunConfig, chunks: list[DistributedDataParallel]) ->
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        overlap_param_gather=config.parallel.overlap_param_gather,
     )
     overrides = get_standard_config_overrides(optimizer_config)
     for module, lr in settings.module_lr.items():
         # The whole schedule scales with the peak, its end included.
         overrides[_parameters_of(module)] = {"max_lr": lr, "min_lr": settings.min_lr * lr / settings.lr}
-    return get_megatron_optimizer(optimizer_config, chunks, overrides)
+    optimizer = get_megatron_optimizer(optimizer_config, chunks, overrides)
+    use_adam(optimizer, chosen_adam(settings.fused_adam))
+    return optimizer
 
 
 def _parameters_of(module: str) -> ParamKey:

@@ -13,6 +13,7 @@ from megatron_focus.checkpoint.state import TrainState, start_checkpoint
 from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import dump_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.parallel.parameter_gather import gather_parameters
 from megatron_focus.training.build import Trainable
 from megatron_focus.training.step_guard import weights_are_finite
 
@@ -54,6 +55,7 @@ class RunCheckpoints:
         if state.iteration in on_rank_0(self.store.iterations):
             return
         try:
+            gather_parameters(parts.chunks)
             if not weights_are_finite(parts.chunks, self.device):
                 raise SaveError("some weights are not finite, and must not take the place of sound ones")
             # Every rank must save the same plain values, and only reading ranks know where the loader stands.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_focus.models.focus_llava import RowInputs, StageOutput
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder, loss_tokens
+from megatron_focus.parallel.parameter_gather import finish_parameter_gather, start_parameter_gather
 from megatron_focus.training.balance_loss import BatchBalance
 from megatron_focus.training.batch import StepInputs
 from megatron_focus.training.step_guard import StepGuard
@@ -74,6 +75,7 @@ def forward_backward(
     for chunk in chunks:
         chunk.zero_grad_buffer()
     optimizer.zero_grad()
+    start_parameter_gather(chunks)
     iterators = [iter(inputs.rows) if unwrap_model(chunk).pre_process else None for chunk in chunks]
     get_forward_backward_func()(
         forward_step_func=partial(_forward_step, recorder=recorder, balance=balance),
@@ -84,6 +86,7 @@ def forward_backward(
         micro_batch_size=1,
         forward_only=False,
     )
+    finish_parameter_gather(chunks)
     selector = unwrap_model(chunks[0]).selector
     if recorder.model.vision_sampler.balance_scope == "batch" and selector is not None:
         balance.add_gradient(selector, parallel_state.get_data_parallel_group())

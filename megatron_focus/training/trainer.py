@@ -15,8 +15,10 @@ from megatron_focus.config.schema import RunConfig
 from megatron_focus.observability.device_peak import device_peak_tflops
 from megatron_focus.observability.metrics import StepMetrics, StepRecorder
 from megatron_focus.observability.report import TensorBoard, progress_line
+from megatron_focus.parallel.parameter_gather import gather_parameters
 from megatron_focus.training.batch import StepFeeder, StepInputs
 from megatron_focus.training.build import build_trainable, run_tokenizer
+from megatron_focus.training.fused_adam import NAMES, chosen_adam
 from megatron_focus.training.hang_detection import HangDetection
 from megatron_focus.training.outcome import Outcome
 from megatron_focus.training.restore import restore
@@ -44,6 +46,7 @@ class Trainer:
         self.hang_detection.step_begins()
         self.tokenizer = run_tokenizer(config)
         self.parts = build_trainable(config, self.tokenizer.image_token_id)
+        self._say(f"the optimizer is the fused AdamW of {NAMES[chosen_adam(config.optimizer.fused_adam)]}")
         self.checkpoints = RunCheckpoints(config, device, life, self._say)
         self.state = restore(config, self.checkpoints.store, self.parts, self._say)
         self.guard = StepGuard(
@@ -86,6 +89,7 @@ class Trainer:
                 if self.state.iteration % self.config.checkpoint.save_interval == 0 and self.state.iteration < last:
                     self.checkpoints.begin(self.parts, self.state)
             self.hang_detection.step_begins()
+            gather_parameters(self.parts.chunks)
             if self.state.iteration > self.begun:
                 self.checkpoints.finish(self.parts, self.state)
             ended = "interrupted after" if status == "interrupted" else status

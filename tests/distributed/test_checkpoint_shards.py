@@ -9,6 +9,7 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.optimizer import distrib_optimizer
 
 from megatron_focus.checkpoint import state
 from megatron_focus.checkpoint.saver import CheckpointSaver
@@ -96,6 +97,7 @@ def save_twice(config, weights, folder, old_folder):
     """Also in the form of Megatron that gathers the state on one rank, in which checkpoints were written before."""
     parts = stepped(config, weights)
     saved(parts, folder, config)
+    distrib_optimizer.HAVE_APEX_OR_TE = distrib_optimizer.USING_TE_OPTIMIZER = True  # which count steps as ours does
     metadata = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
     metadata["distrib_optim_fully_reshardable_mem_efficient"] = True
     model = state._sharded_model(parts.chunks)

@@ -25,6 +25,7 @@ from megatron_focus.config.validation import validate
 from megatron_focus.models.packed_layout import PAD
 from megatron_focus.observability.metrics import StepRecorder
 from megatron_focus.parallel.initialize import initialize
+from megatron_focus.parallel.parameter_gather import gather_parameters
 from megatron_focus.training.batch import StepFeeder
 from megatron_focus.training.build import build_trainable
 from megatron_focus.training.step import forward_backward, train_step
@@ -134,6 +135,7 @@ def run_steps(config: RunConfig, weights: str, row_images: list, steps: int, one
             chunks = len(parts.chunks)
             seen = recorder.seen if chunks == 1 else _of_last_chunk(recorder.seen, len(mine), chunks)
             result.kept |= {100 * step + row: seen[i] for i, row in enumerate(mine)}
+    gather_parameters(parts.chunks)
     result.weights = local_shards(parts.chunks)
     return result
 

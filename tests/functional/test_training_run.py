@@ -13,16 +13,27 @@ from tests.functional.runs import train, train_and_die_while_saving
 
 TP2 = {"tensor_model_parallel_size": 2}
 DP2: dict = {}
+GATHERED = {"overlap_grad_reduce": True, "overlap_param_gather": True}
 PP2 = {"pipeline_model_parallel_size": 2}
+RATES = {"module_lr": {"projector": 1e-4, "vision_tower": 5e-3}}
 
 
 def weights(results):
     return assemble(r.weights for r in results)
 
 
-@pytest.mark.parametrize(("parallel", "workers"), [(TP2 | {"sequence_parallel": True}, 0), (DP2, 1), (PP2, 0)])
-def test_a_resumed_run_continues_bit_for_bit(run_config, parallel, workers):
-    whole, parts = run_config(parallel, name="whole"), run_config(parallel, name="parts")
+@pytest.mark.parametrize(
+    ("parallel", "workers", "optimizer"),
+    [
+        (TP2 | {"sequence_parallel": True}, 0, {}),
+        (DP2, 1, RATES),
+        ({"use_distributed_optimizer": False}, 0, RATES),
+        (PP2, 0, {}),
+        (GATHERED, 0, {}),
+    ],
+)
+def test_a_resumed_run_continues_bit_for_bit(run_config, parallel, workers, optimizer):
+    whole, parts = run_config(parallel, name="whole", **optimizer), run_config(parallel, name="parts", **optimizer)
     whole.data.num_workers = workers
     expected = run_ranks(train, 2, whole)
     first = copy.deepcopy(parts)

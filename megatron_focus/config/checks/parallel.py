@@ -39,7 +39,32 @@ def parallel_problems(config: RunConfig, world_size: int) -> list[str]:
         )
     if parallel.sequence_parallel and tp == 1:
         problems.append("parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size of 2 or more")
-    return problems + _pipeline_problems(parallel, model) + _recompute_problems(parallel)
+    return problems + _pipeline_problems(parallel, model) + _recompute_problems(parallel) + _fusion_problems(config)
+
+
+def _fusion_problems(config: RunConfig) -> list[str]:
+    parallel = config.parallel
+    needed = {
+        "use_distributed_optimizer": parallel.use_distributed_optimizer,
+        "overlap_grad_reduce": parallel.overlap_grad_reduce,
+    }
+    problems = [
+        f"parallel.overlap_param_gather=true needs parallel.{name}=true"
+        for name, is_set in needed.items()
+        if parallel.overlap_param_gather and not is_set
+    ]
+    implementation = parallel.cross_entropy_fusion_impl
+    problems += one_of("parallel.cross_entropy_fusion_impl", implementation, ("native", "te"))
+    if implementation != "native" and not parallel.cross_entropy_loss_fusion:
+        problems.append(
+            f"parallel.cross_entropy_fusion_impl={implementation} belongs to parallel.cross_entropy_loss_fusion=true"
+        )
+    if parallel.cross_entropy_loss_fusion and implementation == "native" and config.training.precision == "fp32":
+        problems.append(
+            "parallel.cross_entropy_loss_fusion=true rounds the gradient to bf16; set training.precision=bf16, or "
+            "leave the fusion out"
+        )
+    return problems
 
 
 def _pipeline_problems(parallel: ParallelConfig, model: ModelConfig) -> list[str]:

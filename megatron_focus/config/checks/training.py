@@ -12,6 +12,7 @@ def training_problems(config: RunConfig) -> list[str]:
     training, optimizer, problems = config.training, config.optimizer, []
     problems += one_of("training.precision", training.precision, ("bf16", "fp32"))
     problems += one_of("optimizer.lr_decay_style", optimizer.lr_decay_style, ("cosine", "linear", "constant"))
+    problems += one_of("optimizer.fused_adam", optimizer.fused_adam, (None, "transformer_engine", "apex", "torch"))
     trainable = _trainable(config.model)
     for key, modules in (
         ("optimizer.module_lr", list(optimizer.module_lr)),

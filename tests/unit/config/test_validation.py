@@ -24,6 +24,19 @@ def test_the_defaults_are_the_papers_and_valid():
         (["parallel.recompute_method=uniform"], ["recompute_granularity=full"]),
         (["parallel.pipeline_model_parallel_layout=Ettt|tttL"], ["2 chunks", "needs 1", "6 layers", "num_layers=32"]),
         (["parallel.pipeline_model_parallel_layout=tttE"], ["'E' in front", "'L' at the end"]),
+        (["parallel.overlap_param_gather=true"], ["needs parallel.overlap_grad_reduce=true"]),
+        (
+            [
+                "parallel.overlap_param_gather=true",
+                "parallel.overlap_grad_reduce=true",
+                "parallel.use_distributed_optimizer=false",
+            ],
+            ["needs parallel.use_distributed_optimizer=true"],
+        ),
+        (["parallel.cross_entropy_loss_fusion=true", "training.precision=fp32"], ["rounds the gradient to bf16"]),
+        (["parallel.cross_entropy_fusion_impl=te"], ["belongs to parallel.cross_entropy_loss_fusion=true"]),
+        (["parallel.cross_entropy_fusion_impl=triton"], ["cross_entropy_fusion_impl='triton'", "native, te"]),
+        (["optimizer.fused_adam=adam"], ["fused_adam='adam'", "transformer_engine, apex, torch"]),
         (["parallel.tensor_model_parallel_size=0"], ["tensor_model_parallel_size=0 must be 1 or more"]),
         (["model.image.patch_size=0", "training.seed=-1"], ["patch_size=0", "seed=-1 must be 0 or more"]),
         (["model.vision_sampler.scales=[]"], ["leaves no scale"]),
@@ -112,6 +125,32 @@ def test_all_problems_are_listed_at_once():
 def test_a_missing_transformer_engine_is_an_error():
     with pytest.raises(ValueError, match="not installed: install the 'gpu' extra"):
         validate(load_config(None, ["model.transformer_impl=transformer_engine"]), 8)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "module", "named"),
+    [
+        (["optimizer.fused_adam=transformer_engine"], "transformer_engine", "install the 'gpu' extra"),
+        (["optimizer.fused_adam=apex"], "apex", "NVIDIA apex is not installed"),
+        (
+            ["parallel.gradient_accumulation_fusion=true"],
+            "fused_weight_gradient_mlp_cuda",
+            "impl=local, but",
+        ),
+        (
+            ["parallel.cross_entropy_loss_fusion=true", "parallel.cross_entropy_fusion_impl=te"],
+            "transformer_engine",
+            "cross_entropy_fusion_impl=te, but",
+        ),
+    ],
+)
+def test_missing_kernels_are_an_error(overrides, module, named):
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    config = load_config(None, overrides)
+    with pytest.raises(ValueError, match=named):
+        validate(config, 8)
+    validate(config, 8, here=False)
 
 
 def test_a_run_on_other_machines_needs_nothing_installed_here():

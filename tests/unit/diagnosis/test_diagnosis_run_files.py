@@ -154,18 +154,17 @@ def gpu(**changes):
 
 def test_config_on_gpus(run_yaml):
     config = load_config(run_yaml)
-    assert check_config(config, 1, [gpu()], has_fused_adam=False).findings == []
-    assert "2 GPUs here" in check_config(config, 2, [gpu(), gpu(index=1)], has_fused_adam=True).described["ranks"]
-    small = check_config(config, 1, [gpu(memory_mib=1)], has_fused_adam=False).findings
+    assert check_config(config, 1, [gpu()]).findings == []
+    assert "2 GPUs here" in check_config(config, 2, [gpu(), gpu(index=1)]).described["ranks"]
+    small = check_config(config, 1, [gpu(memory_mib=1)]).findings
     assert [finding.about for finding in small] == ["memory"]
-    config.parallel.use_distributed_optimizer = True
-    (needs,) = check_config(config, 1, [gpu()], has_fused_adam=False).findings
-    assert needs.about == "parallel.use_distributed_optimizer"
-    assert check_config(config, 1, [], has_fused_adam=False).findings == []  # the CPU has an Adam of its own
+    config.optimizer.fused_adam = "apex"
+    (needs,) = check_config(config, 1, [gpu()]).findings
+    assert "fused_adam=apex, but NVIDIA apex is not installed" in needs.message
 
 
 def test_a_contradiction_does_not_hide_missing_files(run_yaml):
     config = load_config(run_yaml, ["parallel.tensor_model_parallel_size=3", "data.tokenizer=/nowhere"])
-    found = check_config(config, None, [], has_fused_adam=False).findings
+    found = check_config(config, None, []).findings
     assert [finding.about for finding in found if finding.is_problem] == ["configuration", "data.tokenizer"]
     assert "tensor_model_parallel_size=3" in found[0].message
