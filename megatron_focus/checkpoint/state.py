@@ -64,7 +64,7 @@ def start_checkpoint(saver: CheckpointSaver, parts: Trainable, state: TrainState
     Raises:
         SaveError: its folder cannot be written.
     """
-    (model, optimizer) = _sharded(parts, is_loading=False)
+    (model, optimizer) = _sharded(parts)
     content = model | {
         "optimizer": optimizer,
         "opt_param_scheduler": parts.scheduler.state_dict(),
@@ -112,7 +112,7 @@ def load_checkpoint(folder: Path, parts: Trainable) -> TrainState:
     Raises:
         ValueError: the checkpoint does not fit the configured model; names the checkpoint and the reason.
     """
-    (model, optimizer) = _sharded(parts, is_loading=True)
+    (model, optimizer) = _sharded(parts)
     loaded = _load(model | {"optimizer": optimizer}, folder)
     _load_chunks(parts.chunks, loaded)
     _load_optimizer(parts, loaded["optimizer"])
@@ -152,11 +152,11 @@ def _sharded_model(chunks: list[DistributedDataParallel]) -> dict[str, Any]:
     }
 
 
-def _sharded(parts: Trainable, *, is_loading: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model and optimizer."""
+def _sharded(parts: Trainable) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and optimizer, whose moments are allocated if it has taken no step yet."""
     model = _sharded_model(parts.chunks)
     if (distributed := _distributed(parts.optimizer)) is None:
-        return model, parts.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=dict(_OPTIMIZER_FORMAT))
+        return model, parts.optimizer.sharded_state_dict(model, is_loading=True, metadata=dict(_OPTIMIZER_FORMAT))
     groups = {"param_groups": plain_groups(distributed)}
     return model, {"optimizer": groups, _SHARDS: optimizer_shards(distributed, model)}
 

@@ -62,7 +62,7 @@ def saved(parts, folder, config):
 def save_and_measure(config, weights, folder):
     """(bytes of this rank's optimizer state, of what it puts into a checkpoint, of that what is copied first)."""
     parts = stepped(config, weights)
-    _, sharded = state._sharded(parts, is_loading=False)
+    _, sharded = state._sharded(parts)
     tensors = [t for t in nested_values(sharded or {}) if isinstance(t, ShardedTensor)]
     inner = parts.optimizer.chained_optimizers[0].optimizer
     own = [t for s in inner.state.values() for t in s.values()] + [p for g in inner.param_groups for p in g["params"]]

@@ -102,6 +102,15 @@ def test_recomputation_trades_memory_for_time():
     assert full.flops == pytest.approx(none.flops * 4 / 3, rel=0.05)
 
 
+def test_messages_that_overlap_cost_less():
+    reduced, gathered = {"overlap_grad_reduce": True}, {"overlap_grad_reduce": True, "overlap_param_gather": True}
+    plain, one, both = (
+        estimate(llama(tensor_model_parallel_size=4, **how), load_of(llama()), CLUSTER).time.data_parallel
+        for how in ({}, reduced, gathered)
+    )
+    assert plain > one > both
+
+
 def test_the_distributed_optimizer_shards_its_state_alone():
     config = llama()
     (chunk,) = chunks_of([32])
