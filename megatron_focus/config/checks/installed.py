@@ -58,5 +58,5 @@ def is_installed(module: str) -> bool:
     """Whether the module can be found; it is not imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it is in
+    except ImportError:  # not even the package that it is in
         return False
