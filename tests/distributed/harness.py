@@ -1,6 +1,8 @@
-"""Runs a function on several gloo ranks, each a process of its own.
+"""Runs a function on several ranks, each a process of its own.
 
-Ranks are forked from a server that has Megatron imported already, so a test pays the imports once per session.
+Where there is no CUDA, ranks are forked from a server that has Megatron imported already, so a test pays the imports
+once per session. Where there is, each rank imports for itself: Megatron and Transformer Engine ask for CUDA at import,
+and no process that was forked after that can use it.
 """
 
 import multiprocessing
@@ -9,11 +11,21 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import wait
 from typing import Any
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.distributed.preload"])
+import torch
+
+
+@cache
+def start_context(has_cuda: bool) -> Any:
+    """How ranks are started."""
+    if has_cuda:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.distributed.preload"])
+    return context
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
@@ -25,10 +37,10 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    processes, pipes = [], []
+    context, processes, pipes = start_context(torch.cuda.is_available()), [], []
     for rank in range(world_size):
-        receiver, sender = _context.Pipe(duplex=False)
-        process = _context.Process(target=_rank_main, args=(sender, function, args, rank, world_size, port))
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_rank_main, args=(sender, function, args, rank, world_size, port))
         process.start()
         sender.close()
         processes.append(process)
@@ -63,8 +75,6 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 def _rank_main(
     sender: Any, function: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, port: int
 ) -> None:
-    import torch
-
     from megatron_focus.parallel.initialize import shut_down
 
     torch.set_num_threads(1)
