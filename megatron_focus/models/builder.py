@@ -9,6 +9,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_focus.config.schema import ModelConfig, ParallelConfig
+from megatron_focus.models.attention_backend import attention_in_use
 from megatron_focus.models.focus_llava import FocusLLaVA
 from megatron_focus.models.layer_specs import layer_specs
 
@@ -23,8 +24,17 @@ def build_model(
         parallel: how it is laid out; Megatron's parallel state has been initialised with it.
         image_token_id: id of the image placeholder.
         dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: this device has no fused attention for it.
     """
     specs = layer_specs(model.transformer_impl)
+    attention_in_use(
+        model,
+        parallel.tensor_model_parallel_size,
+        dtype,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
     config = language_config(model, parallel, dtype)
     groups = ProcessGroupCollection.use_mpu_process_groups()
     chunks = []
@@ -124,6 +134,7 @@ def _common(model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, **
         "bf16": dtype == torch.bfloat16,
         "init_method_std": model.init_method_std,
         "use_cpu_initialization": not on_gpu,
+        "deterministic_mode": torch.are_deterministic_algorithms_enabled(),
         "hidden_dropout": 0.0,  # nothing on the device is random, so a run needs no generator state to repeat itself
         "attention_dropout": 0.0,
         "masked_softmax_fusion": False,

@@ -14,7 +14,9 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
+from megatron_focus.models.attention_backend import takes_packed_rows
 from megatron_focus.models.packed_layout import PackedLayout
 
 
@@ -56,11 +58,17 @@ def rotate(tensor: Tensor, angles: Tensor, config: TransformerConfig, pg_collect
 
 
 class PackedAttention(nn.Module):
-    """Causal attention within each sample of a packed row, on ``scaled_dot_product_attention`` (local spec)."""
+    """Causal attention within each sample of a packed row (local spec).
+
+    On CUDA in half precision torch's variable-length FlashAttention takes the row as it is; elsewhere
+    ``scaled_dot_product_attention`` takes it sample by sample.
+    """
 
     def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection, **_: Any) -> None:
         super().__init__()
         self.config, self.pg_collection = config, pg_collection
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.attend = attend_row if takes_packed_rows(device, config.params_dtype) else attend_samples
 
     def forward(
         self,
@@ -77,13 +85,34 @@ class PackedAttention(nn.Module):
         assert attention_mask is None and attention_bias is None
         query = rotate(query, packed_seq_params.angles, self.config, self.pg_collection)
         key = rotate(key, packed_seq_params.angles, self.config, self.pg_collection)
-        seqlens = packed_seq_params.seqlens
-        # One call a sample: a block mask over the whole row would cost the square of the row's length.
-        # Each head's rows stand together in memory: the CPU kernel then reads them faster than the copies take.
-        heads = (x.transpose(0, 1).contiguous() for x in (query, key, value))
-        samples = zip(*(x.split(seqlens, dim=1) for x in heads), strict=True)
-        outputs = [_causal(q, k, v).transpose(0, 1) for q, k, v in samples]
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).flatten(1)
+        return self.attend(query, key, value, packed_seq_params).flatten(1)
+
+
+def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRowParams) -> Tensor:
+    """[T, n, d], [T, g, d], [T, g, d] -> [T, n, d], by one kernel over all samples."""
+    starts, longest = row.cu_seqlens_q, row.max_seqlen_q
+    causal = (-1, 0)  # any distance back, none ahead
+    out: Tensor = varlen_attn(
+        query, key, value, starts, starts, longest, longest, window_size=causal, enable_gqa=_grouped(query, key)
+    )
+    return out
+
+
+def attend_samples(query: Tensor, key: Tensor, value: Tensor, row: PackedRowParams) -> Tensor:
+    """The same, by one call a sample: a block mask over the whole row would cost the square of the row's length."""
+    assert row.seqlens is not None
+    if query.is_cuda and _grouped(query, key):
+        # On CUDA, groups of heads would lead to torch's unfused form, which holds all scores.
+        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+    # Each head's rows stand together in memory: the CPU kernel then reads them faster than the copies take.
+    heads = (x.transpose(0, 1).contiguous() for x in (query, key, value))
+    samples = zip(*(x.split(row.seqlens, dim=1) for x in heads), strict=True)
+    outputs = [_causal(q, k, v).transpose(0, 1) for q, k, v in samples]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _grouped(query: Tensor, key: Tensor) -> bool:
+    return query.shape[1] != key.shape[1]
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
