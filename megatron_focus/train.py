@@ -76,6 +76,8 @@ def _describe(config: RunConfig, world_size: int, *, all_of_it: bool) -> None:
 
 def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None:
     # After validation: Megatron takes seconds to import. Checkpoint writers import this file again and need none of it.
+    from megatron_focus.models.attention_backend import attention_of_run
+    from megatron_focus.parallel.determinism import require_determinism
     from megatron_focus.parallel.initialize import initialize, shut_down
     from megatron_focus.training.signals import StopRequest
     from megatron_focus.training.trainer import Trainer
@@ -84,8 +86,13 @@ def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None
     if outcome_file is not None:
         outcome_file.unlink(missing_ok=True)  # of an earlier run: a crash must not look like its end
     with StopRequest() as stop:
+        if config.training.deterministic:
+            require_determinism()
         # A hang has shown its stacks before the process groups lose patience.
         device = initialize(config.parallel, config.training.seed, 2 * config.training.step_timeout_minutes)
+        attention = attention_of_run(config)
+        if rank_from_launcher() == 0:
+            print(f"attention: {'; '.join(attention)}", flush=True)
         trainer = Trainer(config, device, life)
         try:
             outcome = trainer.train(stop)

@@ -218,6 +218,8 @@ class TrainingConfig:
     """``bf16`` (fp32 master weights and gradients) or ``fp32``."""
     seed: int = 1234
     """Seed of initial weights and of the random draws of the text-guided sampler."""
+    deterministic: bool = False
+    """Repeat itself bit for bit on GPUs, too: torch, cuBLAS, NCCL and Transformer Engine take algorithms that do."""
     loss_spike_factor: float | None = None
     """A step whose loss is above this many times the usual one is skipped, as one that is not finite always is."""
     max_skipped_steps: int = 10

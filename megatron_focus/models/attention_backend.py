@@ -1,7 +1,7 @@
 """Which attention a run takes on its device: asked at start-up, and refused where it costs the square of a row.
 
-cuDNN takes packed rows on sm90 and newer alone. On an A100, Transformer Engine therefore needs flash-attn; without it, it
-would take its unfused form and say nothing.
+cuDNN takes packed rows on sm90 and newer alone. On an A100, Transformer Engine therefore needs flash-attn; without it,
+it would take its unfused form and say nothing.
 """
 
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from megatron_focus.config.schema import ModelConfig
+from megatron_focus.config.schema import ModelConfig, RunConfig
 
 _FLASH_HEAD_MULTIPLE = 8
 
@@ -53,6 +53,16 @@ def attention_uses(model: ModelConfig, tensor_parallel_size: int) -> list[Attent
             mask="no_mask",
         ),
     ]
+
+
+def attention_of_run(config: RunConfig) -> list[str]:
+    """``attention_in_use`` for a run on this device."""
+    return attention_in_use(
+        config.model,
+        config.parallel.tensor_model_parallel_size,
+        torch.bfloat16 if config.training.precision == "bf16" else torch.float32,
+        deterministic=config.training.deterministic,
+    )
 
 
 def attention_in_use(

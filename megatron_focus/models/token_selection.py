@@ -61,9 +61,10 @@ def kept_tokens(
 
 def _samples_to_drop(layout: PackedLayout, layer_index: int) -> Tensor:
     """Samples that drop at this layer and have both visual and instruction tokens, int64 [B]."""
-    count = len(layout.seqlens)
-    visual = torch.bincount(layout.sample, weights=(layout.kind == VISUAL).float(), minlength=count)
-    instruction = torch.bincount(layout.sample, weights=(layout.kind == INSTRUCTION).float(), minlength=count)
+    none = torch.zeros_like(layout.drop_layer)
+    visual, instruction = (
+        none.index_add(0, layout.sample, (layout.kind == kind).to(none.dtype)) for kind in (VISUAL, INSTRUCTION)
+    )
     return ((layout.drop_layer == layer_index) & (visual > 0) & (instruction > 0)).nonzero().squeeze(1)
 
 

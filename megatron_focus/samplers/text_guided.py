@@ -13,6 +13,9 @@ from torch import Tensor
 WORKSPACE_BYTES = 256 * 2**20
 """Largest attention block held at a time; queries are taken in chunks that fit."""
 
+_PARTS = 2.0**50
+"""An importance is counted in parts of it; those of a sample sum to at most its number of heads."""
+
 
 @torch.no_grad()
 def importance(
@@ -65,8 +68,9 @@ def select_by_share(scores: Tensor, key_valid: Tensor, image: Tensor, gamma: Ten
     width = scores.shape[1]
     ranked = scores.masked_fill(~key_valid, -1.0)  # importance is never negative, so padding comes last
     order = ranked.argsort(dim=1, descending=True, stable=True)
-    cumulative = ranked.gather(1, order).clamp(min=0).double().cumsum(1)
-    share = cumulative / cumulative[:, -1:].clamp(min=torch.finfo(torch.float64).tiny)
+    # In whole parts, whose sums are exact: a sum of floats depends on its order, which CUDA leaves open.
+    cumulative = (ranked.gather(1, order).clamp(min=0).double() * _PARTS).long().cumsum(1).double()
+    share = cumulative / cumulative[:, -1:].clamp(min=1)
     # Token j of the ranking is needed as long as the share of those before it does not exceed gamma.
     before = torch.nn.functional.pad(share, (1, 0))[:, :width]
     needed = (before <= gamma[:, None]) | (gamma[:, None] >= 1)

@@ -19,17 +19,21 @@ import torch
 
 
 @cache
-def start_context(has_cuda: bool) -> Any:
+def start_context(new_interpreter: bool) -> Any:
     """How ranks are started."""
-    if has_cuda:
+    if new_interpreter:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.distributed.preload"])
     return context
 
 
-def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120.0, bare: bool = False
+) -> list[Any]:
     """``function(*args)`` on ``world_size`` ranks; returns what each rank returned, in rank order.
+
+    ``bare``: in new interpreters that have not imported Megatron, as where there is CUDA.
 
     Raises:
         AssertionError: a rank failed (its traceback is the message), died, or did not finish in ``timeout`` seconds.
@@ -37,7 +41,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    context, processes, pipes = start_context(torch.cuda.is_available()), [], []
+    context, processes, pipes = start_context(bare or torch.cuda.is_available()), [], []
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_rank_main, args=(sender, function, args, rank, world_size, port))
@@ -75,8 +79,6 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
 def _rank_main(
     sender: Any, function: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, port: int
 ) -> None:
-    from megatron_focus.parallel.initialize import shut_down
-
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),
@@ -87,6 +89,8 @@ def _rank_main(
     }
     try:
         value = function(*args)
+        from megatron_focus.parallel.initialize import shut_down  # imports Megatron
+
         shut_down()
         # Pickled here, by value: torch would share memory of a rank that is gone before the parent looks.
         sender.send((True, pickle.dumps(value)))

@@ -17,9 +17,7 @@ def test_a_rank_is_never_forked_where_there_is_cuda(monkeypatch):
     """Megatron asks for CUDA when it is imported, and CUDA cannot be used in a process forked after that."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     started = []
-    monkeypatch.setattr(
-        harness, "start_context", lambda has_cuda: started.append(start_context(has_cuda)) or started[-1]
-    )
+    monkeypatch.setattr(harness, "start_context", lambda bare: started.append(start_context(bare)) or started[-1])
     assert run_ranks(parent, 1) == [(os.getpid(), False)]  # this process' own child, not a server's
     assert [context.get_start_method() for context in started] == ["spawn"]
 

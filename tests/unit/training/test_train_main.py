@@ -1,8 +1,10 @@
 """The command line of the trainer: what it refuses and what it prints."""
 
 import pytest
+import torch
 
 from megatron_focus.config.loading import load_config
+from megatron_focus.parallel import initialize
 from megatron_focus.train import main
 
 DATA = ["data.path=shards", "data.tokenizer=tokenizer"]
@@ -58,3 +60,17 @@ def test_a_missing_file_is_named(capsys):
 def test_world_size_is_for_dry_runs(tmp_path):
     with pytest.raises(SystemExit):
         main([config_file(tmp_path), "--world-size", "8"])
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism_is_asked_for_before_anything_starts(tmp_path, monkeypatch, capsys, deterministic):
+    def started(*args):
+        raise ValueError(f"deterministic: {torch.are_deterministic_algorithms_enabled()}")
+
+    monkeypatch.setattr(initialize, "initialize", started)
+    for name in ("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO"):
+        monkeypatch.setenv(name, "")  # to be put back afterwards
+        monkeypatch.delenv(name)
+    assert main([config_file(tmp_path), *DATA, f"training.deterministic={deterministic}"]) == 2
+    torch.use_deterministic_algorithms(False)
+    assert f"error: deterministic: {deterministic}\n" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""What ranks do in these tests. Nothing of Megatron-Core is imported before the stand-ins are there."""
+
+from typing import Any
+
+from megatron_focus.config.schema import ModelConfig
+from tests.tiny import tiny_model
+from tests.transformer_engine_cpu.kernels import ATTENTION, CALLS, DEVICE
+from tests.transformer_engine_cpu.sources import install
+
+
+def compared_model(precision: str, transformer_impl: str) -> ModelConfig:
+    """In bf16 without samplers: near ties would be decided otherwise, and all numbers behind them differ."""
+    model = tiny_model()
+    model.transformer_impl = transformer_impl
+    if precision == "bf16":
+        model.vision_sampler.enabled, model.text_sampler.mode = False, "off"
+    return model
+
+
+def steps_on_transformer_engine(weights: dict[str, str], cases: list[tuple[dict, str]], steps: int) -> dict[str, Any]:
+    """Train on the layers that GPUs get.
+
+    Args:
+        weights: precision -> checkpoint to begin with.
+        cases: settings of ``parallel``, and precision.
+        steps: of each case.
+
+    Returns:
+        results of the cases, and what the stand-ins saw.
+    """
+    install()
+    import megatron.core.optimizer as mcore_optimizer
+    import megatron.core.optimizer.distrib_optimizer as mcore_distributed
+    import megatron.core.tensor_parallel.random as mcore_random
+    from megatron.core import parallel_state
+
+    from megatron_focus.models import builder, layer_specs
+    from megatron_focus.parallel import cpu_backend
+    from tests.distributed import workers
+
+    # The project refuses these layers without CUDA; here they run all the same, on the path of GPUs.
+    transformer_engines = mcore_optimizer.Adam
+    common, asked = builder._common, builder.attention_in_use
+    enable = cpu_backend.enable_cpu_backend
+
+    def enable_but_keep_adam() -> None:
+        enable()
+        mcore_optimizer.Adam = mcore_distributed.Adam = transformer_engines
+
+    cpu_backend.enable_cpu_backend = enable_but_keep_adam
+    builder.layer_specs = lambda impl: layer_specs._transformer_engine()
+    builder._common = lambda *args, **kwargs: common(*args, **kwargs) | {"use_cpu_initialization": False}
+    workers.validate = lambda *args: None  # it asks for an installation, and for bf16
+    checkpoint, recompute = mcore_random.CheckpointFunction, mcore_random.CheckpointFunction.backward
+
+    def backward(*args: Any) -> Any:
+        with cpu_backend._CudaMeansCpu():  # torch leaves its modes before a backward pass
+            return recompute(*args)
+
+    checkpoint.backward = staticmethod(backward)
+    results = []
+    for parallel, precision in cases:
+        # In fp32 Transformer Engine has the unfused attention alone, which is refused.
+        builder.attention_in_use = asked if precision == "bf16" else lambda *args, **kwargs: []
+        config = workers.configure(
+            compared_model(precision, "transformer_engine"),
+            parallel | {"use_distributed_optimizer": False},
+            {"precision": precision},
+        )
+        results.append(workers.run_steps(config, weights[precision], workers.ROWS, steps))
+        parallel_state.destroy_model_parallel()
+    return {"results": results, "adam": mcore_optimizer.Adam.__module__, "calls": CALLS, "attention": ATTENTION}
+
+
+def attention_of_cards(models: dict[str, Any]) -> dict[tuple[str, str, bool, bool], list[str] | str]:
+    """(model, card, flash-attn installed, deterministic) -> the project's answer by Transformer Engine's own choice."""
+    install()
+    import torch
+    from transformer_engine.pytorch.attention.dot_product_attention import utils
+    from transformer_engine.pytorch.utils import _get_device_compute_capability
+
+    from megatron_focus.models.attention_backend import attention_in_use
+
+    flash, answers = utils.FlashAttentionUtils, {}
+    flash.version = utils.PkgVersion("2.8.3")
+    flash.set_flash_attention_version()
+    for card, (DEVICE["major"], DEVICE["minor"]) in {"A100": (8, 0), "H100": (9, 0)}.items():
+        _get_device_compute_capability.cache_clear()
+        for name, model in models.items():
+            for flash.is_installed in (False, True):
+                for deterministic in (False, True):
+                    try:
+                        answer = attention_in_use(model, 2, torch.bfloat16, deterministic=deterministic)
+                    except ValueError as error:
+                        answer = str(error)
+                    answers[name, card, flash.is_installed, deterministic] = answer
+    return answers
