@@ -90,10 +90,9 @@ def _run(config: RunConfig, outcome_file: Path | None, life: str | None) -> None
             require_determinism()
         # A hang has shown its stacks before the process groups lose patience.
         device = initialize(config.parallel, config.training.seed, 2 * config.training.step_timeout_minutes)
-        attention = attention_of_run(config)
-        if rank_from_launcher() == 0:
-            print(f"attention: {'; '.join(attention)}", flush=True)
         trainer = Trainer(config, device, life)
+        if rank_from_launcher() == 0:
+            print(f"attention: {'; '.join(attention_of_run(config))}", flush=True)
         try:
             outcome = trainer.train(stop)
         except SampleError:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.config.validation import validate
 from megatron_focus.diagnosis.finding import Finding
@@ -10,6 +12,7 @@ from megatron_focus.diagnosis.gpus import Gpu
 from megatron_focus.diagnosis.machine import size
 from megatron_focus.diagnosis.run_files import inspect_run_files
 from megatron_focus.diagnosis.state_size import least_gpu_bytes
+from megatron_focus.models.attention_backend import attention_of_run
 
 _MIB = 2**20
 
@@ -48,6 +51,7 @@ def check_config(config: RunConfig, world_size: int | None, gpus: Sequence[Gpu])
     check.findings += files.findings
     if is_valid:
         _ranks(check, config, gpus)
+        _attention(check, config)
     if files.parameters is not None:
         check.described["model"] = f"{files.parameters / 1e6:,.1f} M parameters"
         _memory(check, config, gpus, files.parameters)
@@ -67,6 +71,18 @@ def _ranks(check: ConfigCheck, config: RunConfig, gpus: Sequence[Gpu]) -> None:
     if gpus and tp > len(gpus):
         message = f"={tp} spans machines of {len(gpus)} GPUs: its all-reduces would leave the machine in every layer"
         check.findings.append(Finding(about="parallel.tensor_model_parallel_size", message=message, is_problem=False))
+
+
+def _attention(check: ConfigCheck, config: RunConfig) -> None:
+    if not torch.cuda.is_available():
+        return
+    try:
+        check.described["attention"] = "; ".join(attention_of_run(config))
+    except ValueError as error:
+        check.findings.append(Finding(about="attention", message=str(error)))
+    except (ImportError, OSError) as error:
+        message = f"Transformer Engine cannot be asked: {error}; mend it, or set model.transformer_impl=local"
+        check.findings.append(Finding(about="attention", message=message))
 
 
 def _memory(check: ConfigCheck, config: RunConfig, gpus: Sequence[Gpu], parameters: int) -> None:

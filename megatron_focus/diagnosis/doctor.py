@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from megatron_focus.diagnosis.compiler import compiler_findings
 from megatron_focus.diagnosis.components import FoundComponent, inspect_components
 from megatron_focus.diagnosis.finding import Finding
 from megatron_focus.diagnosis.gpus import Gpu, driver_cuda_version, driver_problem, query_gpus
@@ -66,6 +67,8 @@ def diagnose() -> Diagnosis:
     _gpus(diagnosis)
     assert diagnosis.machine is not None
     diagnosis.findings += diagnosis.machine.findings()
+    if diagnosis.gpus:  # on CPUs nothing is compiled
+        diagnosis.findings += compiler_findings(diagnosis.machine.compiler)
     return diagnosis
 
 

@@ -62,6 +62,7 @@ def _machine(diagnosis: Diagnosis) -> Iterator[str]:
     shm = f"/dev/shm {size(machine.shared_memory)}"
     yield f"  {machine.cores} CPU cores, {size(machine.memory)} memory, {shm}"
     yield f"  open files: {machine.open_files} at most; Slurm: {machine.slurm or 'no commands here'}"
+    yield f"  C compiler: {machine.compiler or 'none'}"
 
 
 def _findings(title: str, findings: Sequence[Finding]) -> Iterator[str]:

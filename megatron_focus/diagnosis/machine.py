@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_focus.diagnosis.compiler import find_compiler
 from megatron_focus.diagnosis.finding import Finding
 
 GIB = 2**30
@@ -34,6 +35,8 @@ class Machine:
     """Soft limit."""
     shared_memory: int
     """Size of /dev/shm; 0 where there is none."""
+    compiler: str | None
+    """C compiler that Triton takes."""
     slurm: str | None
     """Version, where its commands are there."""
 
@@ -69,6 +72,7 @@ def inspect_machine() -> Machine:
         memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         shared_memory=shutil.disk_usage(shm).total if shm.is_dir() else 0,
+        compiler=find_compiler(),
         slurm=_slurm_version(),
     )
 

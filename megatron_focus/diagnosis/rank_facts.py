@@ -15,6 +15,7 @@ from megatron_focus.config.schema import RunConfig
 from megatron_focus.diagnosis.gpus import Gpu, query_gpus
 from megatron_focus.diagnosis.launch import Launch
 from megatron_focus.diagnosis.run_files import inspect_run_files
+from megatron_focus.models.attention_backend import attention_of_run
 
 _PACKAGES = ("torch", "megatron-core", "transformer-engine", "transformers", "numpy")
 _SOURCES = ("megatron_focus", "data_pipeline", "tools")
@@ -47,7 +48,7 @@ class RankFacts:
     shown: dict[str, str] = field(default_factory=dict)
     """For people."""
     files: list[str] = field(default_factory=list)
-    """What is wrong with the run's files, as seen from here."""
+    """What is wrong with the run's files or with its attention, as seen from here."""
     storage: list[str] = field(default_factory=list)
     """What could not be seen of them; a later look may find it in order."""
     problems: list[str] = field(default_factory=list)
@@ -66,7 +67,16 @@ def collect_facts(launch: Launch, config: RunConfig) -> RankFacts:
         for finding in files.findings:
             where = facts.storage if finding.may_pass else facts.files if finding.is_problem else facts.warnings
             where.append(f"{finding.about}: {finding.message}")
+        if torch.cuda.is_available():
+            _attention(facts, config)
     return facts
+
+
+def _attention(facts: RankFacts, config: RunConfig) -> None:
+    try:
+        facts.shown["attention"] = "; ".join(attention_of_run(config))
+    except (ValueError, ImportError, OSError) as error:
+        facts.files.append(f"attention: {error}")
 
 
 def software(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -7,7 +7,7 @@ GPU_MIN_SHARE = 0.7
 class Verdict:
     """Problems and warnings by node; those of the whole job under an empty name.
 
-    ``everywhere`` has what is wrong with the run's files on every node alike: the configuration's fault, not a node's.
+    ``everywhere`` has what is wrong with the run on every node alike: the configuration's fault, not a node's.
     """
 
     def __init__(self) -> None:
