@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=_count, required=True, help="GPUs of the job")
     parser.add_argument("--gpu", choices=GPUS, required=True, help="their kind")
     parser.add_argument("--nodes-of", type=_count, default=8, help="GPUs a node (%(default)s)")
+    parser.add_argument("--without-flash-attn", action="store_true", help="that package is not installed there")
     parser.add_argument(
         "--sequence-lengths",
         choices=("assumed", "manifest"),

@@ -2,7 +2,9 @@
 
 ``local`` was checked against what autograd really keeps (tests/unit/planning). ``transformer_engine`` was written from
 its modules' sources and is NOT measured: its norms keep input and output in the layer's dtype, its attention the
-rotated queries and keys, its SwiGLU the input of the activation alone.
+rotated queries and keys, its SwiGLU the input of the activation alone. Neither is what ``local`` keeps on GPUs with
+torch's variable-length attention, nor the scores of an unfused one, which are a lower bound: Transformer Engine pads
+samples to the longest.
 
 All linears are taken to keep their input. Those of a frozen language model (stage 1) do not, so its activations are
 overestimated there.
@@ -13,6 +15,7 @@ cells of a tile.
 """
 
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.planning.attention import ON_CPUS, Attention, Kernel
 from megatron_focus.planning.workload import LayerLoad, RowLoad
 from megatron_focus.samplers.text_guided import WORKSPACE_BYTES
 
@@ -23,8 +26,8 @@ _INDEX = 8
 class Activations:
     """Saved bytes of the parts of a model, for one row on one rank."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config, self.model = config, config.model
+    def __init__(self, config: RunConfig, attention: Attention = ON_CPUS) -> None:
+        self.config, self.model, self.attention = config, config.model, attention
         self.element = 2 if config.training.precision == "bf16" else 4
         """e."""
         self.tp = config.parallel.tensor_model_parallel_size
@@ -65,12 +68,21 @@ class Activations:
         """The core attention with its inputs, where it is not recomputed."""
         e, tokens = self.element, load.tokens
         statistics = _FP32 * self.model.language.num_attention_heads / self.tp * tokens
+        # Rotated queries and keys, the QKV output that the values are a view of, and the result.
+        of_row = e * tokens * (2 * self.query + self.key + self.query + 2 * self.key) + statistics
         if self.fused:
-            # Rotated queries and keys, the QKV output that the values are a view of, and the result.
-            return e * tokens * (2 * self.query + self.key + self.query + 2 * self.key) + statistics
+            return of_row + self._scores(load)
         trigonometry = 4 * e * self.head_size * tokens
+        if self.attention.language is Kernel.FUSED:
+            return of_row + trigonometry
         together = self.query if samples > 1 else 0.0  # the samples' results are put into one row
         return e * tokens * (2 * self.query + 2 * self.key + together) + trigonometry + statistics
+
+    def _scores(self, load: LayerLoad) -> float:
+        """What an unfused attention keeps: the softmax, and what the mask left of it."""
+        if self.attention.language is not Kernel.UNFUSED:
+            return 0.0
+        return 2 * self.element * self.model.language.num_attention_heads / self.tp * load.squares
 
     def _attention_input(self, load: LayerLoad) -> float:
         """What stays when the core attention is recomputed: its inputs and the result."""
@@ -102,6 +114,8 @@ class Activations:
         tokens = tiles * (self.model.image.cells_per_side**2 + 1)
         width, ffn = vision.hidden_size, vision.ffn_hidden_size / self.tp
         statistics = 0.0 if selective else _FP32 * vision.num_attention_heads / self.tp
+        if self.attention.vision is Kernel.UNFUSED and not selective:  # its softmax
+            statistics += e * vision.num_attention_heads / self.tp * (self.model.image.cells_per_side**2 + 1)
         norms = 4 * e * width + 4 * (_FP32 if self.fused else e)
         return tokens * (norms + e * (4 * width / self.tp + 3 * ffn) + statistics)
 
@@ -159,5 +173,6 @@ class Activations:
             cells = row.tiles * self.model.image.cells_per_side**2
             sizes.append(2 * _FP32 * cells * language.hidden_size)
         heads = language.num_attention_heads / self.tp
+        sizes.append(max((self._scores(load) for load in row.layers), default=0.0))  # gradients of the scores
         sizes.append(3 * min(WORKSPACE_BYTES, _FP32 * heads * row.selection_pairs))
         return max(sizes)

@@ -12,6 +12,7 @@ from data_pipeline.dataset.manifest import Manifest
 from megatron_focus.config.checks.installed import installation_problems
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
+from megatron_focus.planning.attention import attention_on
 from megatron_focus.planning.estimate import estimate
 from megatron_focus.planning.hardware import GPUS, Cluster
 from megatron_focus.planning.remedies import remedies
@@ -40,8 +41,10 @@ def run(options: argparse.Namespace) -> int:
         return 2
     print(report(plan, options.top))
     best = plan.ranked[0].estimate if plan.ranked else plan.shown
-    fits = plan.own is not None and plan.own.fits
+    refused = attention_on(plan.shown.config, plan.cluster).is_refused
+    fits = plan.own is not None and plan.own.fits and not refused
     verdict = "fits" if fits else "does not fit" if plan.own is not None else "has a layout that cannot run"
+    verdict = "would be refused for its attention" if refused else verdict
     found = (
         f"the best of {len(plan.ranked)} layouts takes {best.time.total:.2f} s a step"
         if best.fits
@@ -58,7 +61,12 @@ def make_plan(config: RunConfig, options: argparse.Namespace) -> Plan:
         ValueError: the configuration cannot run in any layout.
     """
     refused = layout_refused(config, options.gpus)
-    cluster = Cluster(gpu=GPUS[options.gpu], gpus=options.gpus, node_size=options.nodes_of)
+    cluster = Cluster(
+        gpu=GPUS[options.gpu],
+        gpus=options.gpus,
+        node_size=options.nodes_of,
+        flash_attn=not options.without_flash_attn,
+    )
     load_of = _workloads(config, options)
     load = load_of(config)
     own = estimate(config, load, cluster) if refused is None else None

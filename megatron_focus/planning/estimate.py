@@ -146,7 +146,7 @@ def estimate(config: RunConfig, load: Workload, cluster: Cluster) -> Estimate:
         sizes=tuple(sizes),
         data_parallel_size=dp,
         rows_per_replica=rows,
-        memory=tuple(stage_memory(config, chunks, load.worst, load.mean, microbatches, dp, cluster.assumptions)),
+        memory=tuple(stage_memory(config, chunks, load.worst, load.mean, microbatches, dp, cluster)),
         stage_seconds=tuple(stage_seconds),
         time=time,
         messages=Messages(

@@ -12,6 +12,7 @@ class Gpu:
     """One GPU in a node of its kind. Bandwidths are bytes per second and direction, of one GPU."""
 
     name: str
+    compute_capability: tuple[int, int]
     memory_gib: float
     """What a program sees (torch's "total capacity"), rounded down to a whole GiB."""
     peak_flops: float
@@ -30,6 +31,7 @@ GPUS = {
         # DGX A100 data sheet: eight 200 Gb/s adapters for eight GPUs.
         Gpu(
             name="a100-40gb",
+            compute_capability=(8, 0),
             memory_gib=39.0,
             peak_flops=PEAK_TFLOPS["A100"] * 1e12,
             memory_bandwidth=1555e9,
@@ -38,6 +40,7 @@ GPUS = {
         ),
         Gpu(
             name="a100-80gb",
+            compute_capability=(8, 0),
             memory_gib=79.0,
             peak_flops=PEAK_TFLOPS["A100"] * 1e12,
             memory_bandwidth=2039e9,
@@ -48,6 +51,7 @@ GPUS = {
         # DGX H100 data sheet: eight 400 Gb/s adapters for eight GPUs.
         Gpu(
             name="h100-80gb",
+            compute_capability=(9, 0),
             memory_gib=79.0,
             peak_flops=PEAK_TFLOPS["H100"] * 1e12,
             memory_bandwidth=3350e9,
@@ -57,6 +61,7 @@ GPUS = {
         # NVIDIA H200 data sheet (SXM): as H100, with 141 GB at 4.8 TB/s.
         Gpu(
             name="h200-141gb",
+            compute_capability=(9, 0),
             memory_gib=139.0,
             peak_flops=PEAK_TFLOPS["H200"] * 1e12,
             memory_bandwidth=4800e9,
@@ -106,6 +111,8 @@ class Cluster:
     gpu: Gpu
     gpus: int
     node_size: int = 8
+    flash_attn: bool = True
+    """Whether the package is installed there."""
     assumptions: Assumptions = Assumptions()
 
     def bandwidth(self, span: int, members_a_node: int) -> float:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.planning.activations import Activations
+from megatron_focus.planning.attention import ON_CPUS, Attention, attention_on
 from megatron_focus.planning.chunks import Chunk, of_stage
-from megatron_focus.planning.hardware import GIB, Assumptions
+from megatron_focus.planning.hardware import GIB, Cluster
 from megatron_focus.planning.parameters import chunk_bytes
 from megatron_focus.planning.schedule import peak_in_flight
 from megatron_focus.planning.work import recomputed_layers
@@ -51,9 +52,10 @@ def stage_memory(
     mean: RowLoad,
     microbatches: int,
     data_parallel_size: int,
-    assumptions: Assumptions,
+    cluster: Cluster,
 ) -> list[StageMemory]:
     """Memory of each stage."""
+    attention, assumptions = attention_on(config, cluster), cluster.assumptions
     stages = config.parallel.pipeline_model_parallel_size
     memories = []
     for stage in range(stages):
@@ -63,9 +65,13 @@ def stage_memory(
         weight_gradient = element * max(part.largest for part in kept)
         peaks = []
         for row in (worst, mean):
-            flying = peak_in_flight([in_flight_bytes(config, c, row) for c in own], stage, stages, microbatches)
-            activations = Activations(config)
-            passing = max(group_bytes(config, c, row) + activations.workspace(row, c.first, c.last) for c in own)
+            flying = peak_in_flight(
+                [in_flight_bytes(config, c, row, attention) for c in own], stage, stages, microbatches
+            )
+            activations = Activations(config, attention)
+            passing = max(
+                group_bytes(config, c, row, attention) + activations.workspace(row, c.first, c.last) for c in own
+            )
             peaks.append(flying + passing + weight_gradient)
         memories.append(
             StageMemory(
@@ -80,9 +86,9 @@ def stage_memory(
     return memories
 
 
-def saved_bytes(config: RunConfig, chunk: Chunk, row: RowLoad) -> float:
+def saved_bytes(config: RunConfig, chunk: Chunk, row: RowLoad, attention: Attention = ON_CPUS) -> float:
     """What autograd keeps of one microbatch between its forward and backward pass on the chunk."""
-    parallel, activations = config.parallel, Activations(config)
+    parallel, activations = config.parallel, Activations(config, attention)
     granularity = parallel.recompute_granularity
     layers = row.layers[chunk.start : chunk.end]
     again = recomputed_layers(config, len(layers)) if granularity == "full" else 0
@@ -100,17 +106,17 @@ def saved_bytes(config: RunConfig, chunk: Chunk, row: RowLoad) -> float:
     return saved
 
 
-def in_flight_bytes(config: RunConfig, chunk: Chunk, row: RowLoad) -> float:
+def in_flight_bytes(config: RunConfig, chunk: Chunk, row: RowLoad, attention: Attention) -> float:
     """``saved_bytes``, and what the schedule itself holds: the tensors that came from and go to other stages."""
     activations = Activations(config)
     held = 0.0 if chunk.first else activations.hidden(row.layers[max(chunk.start - 1, 0)].tokens)
     held += 0.0 if chunk.last else activations.hidden(row.layers[max(chunk.end - 1, 0)].tokens)
-    return saved_bytes(config, chunk, row) + held
+    return saved_bytes(config, chunk, row, attention) + held
 
 
-def group_bytes(config: RunConfig, chunk: Chunk, row: RowLoad) -> float:
+def group_bytes(config: RunConfig, chunk: Chunk, row: RowLoad, attention: Attention) -> float:
     """What exists once more while a recomputed group of layers runs backward."""
-    parallel, activations = config.parallel, Activations(config)
+    parallel, activations = config.parallel, Activations(config, attention)
     granularity = parallel.recompute_granularity
     if granularity is None:
         return 0.0

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from megatron_focus.planning.attention import attention_on
 from megatron_focus.planning.balance import layer_costs
 from megatron_focus.planning.chunks import chunks_of, even_sizes, layout_string
 from megatron_focus.planning.estimate import Estimate
@@ -42,6 +43,7 @@ def report(plan: Plan, top: int) -> str:
     lines = [
         f"{plan.title} on {plan.cluster.gpus} x {plan.cluster.gpu.name}, {plan.cluster.node_size} a node",
         *_load_lines(plan),
+        f"  attention: {attention_on(plan.shown.config, plan.cluster).words}",
         "",
         *([f"With its own layout, {plan.refused}", ""] if plan.refused is not None else []),
         f"{whose} layout: {layout_name(plan.shown)}",
@@ -168,6 +170,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "gpu": asdict(plan.cluster.gpu),
         "node_size": plan.cluster.node_size,
         "assumptions": asdict(plan.cluster.assumptions),
+        "attention": attention_on(plan.shown.config, plan.cluster).words,
         "workload": asdict(plan.load),
         "own": estimate_json(plan.own) if plan.own is not None else None,
         "refused": plan.refused,

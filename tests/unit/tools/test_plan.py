@@ -143,3 +143,30 @@ def test_lengths_of_a_prepared_data_set_are_used(config, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"samples of {prepared}" in said
     assert "30 tiles" in said  # a 640 x 480 image has 5, and 2,340 visual tokens: 6 such make the worst row
+
+
+def test_memory_is_counted_by_the_attention_that_would_be_taken(config, tmp_path, capsys):
+    def planned(name, *arguments):
+        code = main(
+            [str(config), "model.transformer_impl=transformer_engine", *arguments, "--json", str(tmp_path / name)]
+        )
+        found = json.loads((tmp_path / name).read_text())
+        return (
+            code,
+            found["own"]["memory"][0]["activations"],
+            found["workload"]["worst"]["layers"],
+            capsys.readouterr().out,
+        )
+
+    a100, h100 = ["--gpus", "4", "--gpu", "a100-80gb"], ["--gpus", "4", "--gpu", "h100-80gb"]
+    _, fused, layers, said = planned("flash", *a100)
+    assert "attention: flash-attn's, which has to be installed beside the 'gpu' extra" in said
+    code, unfused, _, said = planned("none", *a100, "--without-flash-attn")
+    assert code == 1 and "attention: UNFUSED" in said and "would be refused for its attention on 4 a100-80gb" in said
+    # Two bf16 tensors of 16 heads' scores a layer, and their gradients of one.
+    scores = [2 * 2 * 16 * layer["squares"] for layer in layers]
+    assert sum(scores) <= unfused - fused <= sum(scores) + max(scores)
+    _, on_h100, _, said = planned("h100", *h100, "--without-flash-attn")
+    assert on_h100 == fused and "attention: cuDNN's" in said
+    _, _, _, said = planned("local", "model.transformer_impl=local", *a100, "--without-flash-attn")
+    assert "attention: torch's variable-length FlashAttention" in said
