@@ -1,11 +1,16 @@
 """What ranks do in these tests. Nothing of Megatron-Core is imported before the stand-ins are there."""
 
+from itertools import product
 from typing import Any
+
+import torch
 
 from megatron_focus.config.schema import ModelConfig
 from tests.tiny import tiny_model
 from tests.transformer_engine_cpu.kernels import ATTENTION, CALLS, DEVICE
 from tests.transformer_engine_cpu.sources import install
+
+CARDS = {"A100": (8, 0), "H100": (9, 0)}
 
 
 def compared_model(precision: str, transformer_impl: str) -> ModelConfig:
@@ -72,26 +77,26 @@ def steps_on_transformer_engine(weights: dict[str, str], cases: list[tuple[dict,
     return {"results": results, "adam": mcore_optimizer.Adam.__module__, "calls": CALLS, "attention": ATTENTION}
 
 
-def attention_of_cards(models: dict[str, Any]) -> dict[tuple[str, str, bool, bool], list[str] | str]:
-    """(model, card, flash-attn installed, deterministic) -> the project's answer by Transformer Engine's own choice."""
+def attention_of_cards(models: dict[str, ModelConfig]) -> dict[tuple[str, str, bool, bool], dict[str, str]]:
+    """(model, card, flash-attn installed, deterministic) -> for each use the answer by Transformer Engine's choice."""
     install()
-    import torch
     from transformer_engine.pytorch.attention.dot_product_attention import utils
     from transformer_engine.pytorch.utils import _get_device_compute_capability
 
-    from megatron_focus.models.attention_backend import attention_in_use
+    from megatron_focus.models import attention_backend
+
+    def answer(use: attention_backend.AttentionUse, deterministic: bool) -> str:
+        try:
+            return attention_backend._transformer_engine(use, torch.bfloat16, deterministic)
+        except ValueError as error:
+            return f"refused: {error}"
 
     flash, answers = utils.FlashAttentionUtils, {}
     flash.version = utils.PkgVersion("2.8.3")
     flash.set_flash_attention_version()
-    for card, (DEVICE["major"], DEVICE["minor"]) in {"A100": (8, 0), "H100": (9, 0)}.items():
+    for card, model, flash.is_installed, deterministic in product(CARDS, models, (False, True), (False, True)):
+        DEVICE["major"], DEVICE["minor"] = CARDS[card]
         _get_device_compute_capability.cache_clear()
-        for name, model in models.items():
-            for flash.is_installed in (False, True):
-                for deterministic in (False, True):
-                    try:
-                        answer = attention_in_use(model, 2, torch.bfloat16, deterministic=deterministic)
-                    except ValueError as error:
-                        answer = str(error)
-                    answers[name, card, flash.is_installed, deterministic] = answer
+        uses = attention_backend.attention_uses(models[model], tensor_parallel_size=2)
+        answers[model, card, flash.is_installed, deterministic] = {use.name: answer(use, deterministic) for use in uses}
     return answers
