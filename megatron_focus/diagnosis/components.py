@@ -33,7 +33,7 @@ COMPONENTS = (
     Component(DALI, "decoding on the GPU (data.decoder=dali)", extra="dali"),
     Component(
         "flash-attn",
-        'attn_implementation="flash_attention_2" in releases',
+        'Transformer Engine\'s attention on GPUs older than H100; attn_implementation="flash_attention_2" in releases',
         flags="--no-build-isolation ",
     ),
     Component("s3fs", "data sets at s3:// (data.path)", extra="remote"),
