@@ -4,6 +4,7 @@ Shapes: T tokens of a packed row, n query heads and g key groups of this rank, d
 [s, b, n, d].
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.nn.attention.varlen import varlen_attn
 
 from megatron_focus.models.attention_backend import takes_packed_rows
 from megatron_focus.models.packed_layout import PackedLayout
+
+_VARLEN_TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
 
 
 @dataclass
@@ -91,10 +94,12 @@ class PackedAttention(nn.Module):
 def attend_row(query: Tensor, key: Tensor, value: Tensor, row: PackedRowParams) -> Tensor:
     """[T, n, d], [T, g, d], [T, g, d] -> [T, n, d], by one kernel over all samples."""
     starts, longest = row.cu_seqlens_q, row.max_seqlen_q
-    causal = (-1, 0)  # any distance back, none ahead
-    return varlen_attn(  # type: ignore[return-value]  # with more than the output only where that is asked for
-        query, key, value, starts, starts, longest, longest, window_size=causal, enable_gqa=_grouped(query, key)
-    )
+    options: dict[str, Any] = {"window_size": (-1, 0)}  # any distance back, none ahead
+    if _grouped(query, key) and _VARLEN_TAKES_GROUPS:
+        options["enable_gqa"] = True
+    elif _grouped(query, key):
+        key, value = _for_each_head(query, key), _for_each_head(query, value)
+    return varlen_attn(query, key, value, starts, starts, longest, longest, **options)  # type: ignore[return-value]
 
 
 def attend_samples(query: Tensor, key: Tensor, value: Tensor, row: PackedRowParams) -> Tensor:
@@ -102,12 +107,17 @@ def attend_samples(query: Tensor, key: Tensor, value: Tensor, row: PackedRowPara
     assert row.seqlens is not None
     if query.is_cuda and _grouped(query, key):
         # On CUDA, groups of heads would lead to torch's unfused form, which holds all scores.
-        key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+        key, value = _for_each_head(query, key), _for_each_head(query, value)
     # Each head's rows stand together in memory: the CPU kernel then reads them faster than the copies take.
     heads = (x.transpose(0, 1).contiguous() for x in (query, key, value))
     samples = zip(*(x.split(row.seqlens, dim=1) for x in heads), strict=True)
     outputs = [_causal(q, k, v).transpose(0, 1) for q, k, v in samples]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _for_each_head(query: Tensor, grouped: Tensor) -> Tensor:
+    """[T, g, d] -> [T, n, d]."""
+    return grouped.repeat_interleave(query.shape[1] // grouped.shape[1], dim=1)
 
 
 def _grouped(query: Tensor, key: Tensor) -> bool:

@@ -22,7 +22,7 @@ def answers():
         "llama-3-8b": load_config("examples/paper/finetune.yaml").model,
         "qwen2.5-7b": load_config("examples/backbones/qwen2.5-7b/64gpus.yaml").model,
     }
-    [found] = run_ranks(attention_of_cards, 1, models, timeout=300.0, bare=True)
+    [found] = run_ranks(attention_of_cards, 1, models, timeout=600.0, bare=True)
     return found
 
 

@@ -55,7 +55,7 @@ def fused(weights):
     """Ranks -> what each of them says; one start for all cases of as many ranks."""
     of_world = {world: [case[1:] for case in CASES.values() if case[0] == world] for world in (1, 2)}
     return {
-        world: run_ranks(steps_on_transformer_engine, world, weights, cases, STEPS, timeout=300.0, bare=True)
+        world: run_ranks(steps_on_transformer_engine, world, weights, cases, STEPS, timeout=600.0, bare=True)
         for world, cases in of_world.items()
     }
 

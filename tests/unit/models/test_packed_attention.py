@@ -44,7 +44,7 @@ def config(dtype: torch.dtype) -> TransformerConfig:
     return TransformerConfig(num_layers=1, hidden_size=64, num_attention_heads=4, params_dtype=dtype)
 
 
-def documented_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, enable_gqa):
+def documented_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size, enable_gqa=False):
     """``torch.nn.attention.varlen.varlen_attn`` as documented, in plain matrix products."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and max_q == max_k == int(cu_seq_q.diff().max())
     assert isinstance(max_q, int) and window_size == (-1, 0)  # its documentation: "(-1, 0) for causal attention"
@@ -59,9 +59,11 @@ def documented_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, wi
     return out
 
 
+@pytest.mark.parametrize("takes_groups", [True, False])  # of torch 2.12 and newer, and of 2.11
 @pytest.mark.parametrize("groups", [4, 2, 1])
-def test_the_row_at_once_equals_sample_by_sample(monkeypatch, groups):
+def test_the_row_at_once_equals_sample_by_sample(monkeypatch, groups, takes_groups):
     monkeypatch.setattr(core_attention, "varlen_attn", documented_varlen)
+    monkeypatch.setattr(core_attention, "_VARLEN_TAKES_GROUPS", takes_groups)
     inputs = states(groups)
     once, each = attend_row(*inputs, row()), attend_samples(*inputs, row())
     torch.testing.assert_close(once, each)
