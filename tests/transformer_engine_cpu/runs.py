@@ -7,7 +7,8 @@ import torch
 
 from megatron_focus.config.schema import ModelConfig
 from tests.tiny import tiny_model
-from tests.transformer_engine_cpu.kernels import ATTENTION, CALLS, DEVICE
+from tests.transformer_engine_cpu.attention_kernels import ATTENTION
+from tests.transformer_engine_cpu.kernels import CALLS, DEVICE
 from tests.transformer_engine_cpu.sources import install
 
 CARDS = {"A100": (8, 0), "H100": (9, 0)}

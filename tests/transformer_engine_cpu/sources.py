@@ -5,8 +5,9 @@ not on the import path: Megatron-Core, transformers and accelerate would take it
 processes of these tests add it, by ``install``.
 
 What is its own here: modules, autograd functions, tensor-parallel communication, the choice of an attention, FusedAdam;
-and Megatron-Core's ``extensions/transformer_engine.py`` on top. What is stood in: ``kernels.py``, the extension's
-enumerations, a few names of ``torch.cuda``, Triton's decorators. Not seen here: kernels, streams, NCCL, speed, memory.
+and Megatron-Core's ``extensions/transformer_engine.py`` on top. What is stood in: its kernels (``kernels.py``,
+``attention_kernels.py``), the extension's enumerations, a few names of ``torch.cuda``, Triton's decorators. Not seen
+here: the kernels themselves, streams, NCCL, speed, memory.
 """
 
 import importlib
@@ -21,7 +22,8 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from tests.transformer_engine_cpu.kernels import DEVICE, STAND_INS, DType, NVTE_Fused_Attn_Backend, numbered
+from tests.transformer_engine_cpu.attention_kernels import NVTE_Fused_Attn_Backend
+from tests.transformer_engine_cpu.kernels import DEVICE, STAND_INS, DType, numbered
 
 VERSION = "2.11.0"
 FOLDER = Path(sys.prefix) / f"transformer-engine-{VERSION}"
