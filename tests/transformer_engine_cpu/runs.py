@@ -75,7 +75,7 @@ def steps_on_transformer_engine(weights: dict[str, str], cases: list[tuple[dict,
         )
         results.append(workers.run_steps(config, weights[precision], workers.ROWS, steps))
         parallel_state.destroy_model_parallel()
-    return {"results": results, "adam": mcore_optimizer.Adam.__module__, "calls": CALLS, "attention": ATTENTION}
+    return {"results": results, "calls": CALLS, "attention": ATTENTION}
 
 
 def attention_of_cards(models: dict[str, ModelConfig]) -> dict[tuple[str, str, bool, bool], dict[str, str]]:

@@ -86,7 +86,6 @@ def test_equals_one_rank_of_the_local_layers(local, fused, name):
 
 def test_it_was_transformer_engines_own(fused):
     for ranks, seen in ((1, fused[1][0]), (2, fused[2][0])):
-        assert seen["adam"].startswith("transformer_engine.")
         for kernel in ("generic_gemm", "layernorm_bwd", "rmsnorm_bwd", "fused_rope_backward", "multi_tensor_adam"):
             assert seen["calls"][kernel] > 0, kernel
         # fp32 took the unfused attention, bf16 the fused one: in the layout that the project asks about at start-up.
