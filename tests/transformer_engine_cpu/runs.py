@@ -35,25 +35,17 @@ def steps_on_transformer_engine(weights: dict[str, str], cases: list[tuple[dict,
         results of the cases, and what the stand-ins saw.
     """
     install()
-    import megatron.core.optimizer as mcore_optimizer
-    import megatron.core.optimizer.distrib_optimizer as mcore_distributed
     import megatron.core.tensor_parallel.random as mcore_random
     from megatron.core import parallel_state
 
     from megatron_focus.models import builder, layer_specs
     from megatron_focus.parallel import cpu_backend
+    from megatron_focus.training import optimizer
     from tests.distributed import workers
 
     # The project refuses these layers without CUDA; here they run all the same, on the path of GPUs.
-    transformer_engines = mcore_optimizer.Adam
     common, asked = builder._common, builder.attention_in_use
-    enable = cpu_backend.enable_cpu_backend
-
-    def enable_but_keep_adam() -> None:
-        enable()
-        mcore_optimizer.Adam = mcore_distributed.Adam = transformer_engines
-
-    cpu_backend.enable_cpu_backend = enable_but_keep_adam
+    optimizer.chosen_adam = lambda setting: "transformer_engine"
     builder.layer_specs = lambda impl: layer_specs._transformer_engine()
     builder._common = lambda *args, **kwargs: common(*args, **kwargs) | {"use_cpu_initialization": False}
     workers.validate = lambda *args: None  # it asks for an installation, and for bf16

@@ -64,6 +64,11 @@ def _fusion_problems(config: RunConfig) -> list[str]:
             "parallel.cross_entropy_loss_fusion=true rounds the gradient to bf16; set training.precision=bf16, or "
             "leave the fusion out"
         )
+    if parallel.cross_entropy_loss_fusion and config.training.deterministic:
+        problems.append(
+            "parallel.cross_entropy_loss_fusion=true is not deterministic (Megatron refuses it, too); leave the fusion "
+            "out, or set training.deterministic=false"
+        )
     return problems
 
 

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_papers_and_valid():
             ["needs parallel.use_distributed_optimizer=true"],
         ),
         (["parallel.cross_entropy_loss_fusion=true", "training.precision=fp32"], ["rounds the gradient to bf16"]),
+        (["parallel.cross_entropy_loss_fusion=true", "training.deterministic=true"], ["is not deterministic"]),
         (["parallel.cross_entropy_fusion_impl=te"], ["belongs to parallel.cross_entropy_loss_fusion=true"]),
         (["parallel.cross_entropy_fusion_impl=triton"], ["cross_entropy_fusion_impl='triton'", "native, te"]),
         (["optimizer.fused_adam=adam"], ["fused_adam='adam'", "transformer_engine, apex, torch"]),
