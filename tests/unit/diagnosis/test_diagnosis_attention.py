@@ -32,13 +32,13 @@ def gpu(monkeypatch):
 def test_doctor(gpu, run_yaml):
     config = load_config(run_yaml)
     gpu(["language model: cuDNN", "vision tower: cuDNN"])
-    check = check_config(config, None, [], True)
+    check = check_config(config, None, [])
     assert check.described["attention"] == "language model: cuDNN; vision tower: cuDNN" and check.findings == []
     gpu(ValueError(REFUSED))
-    [finding] = check_config(config, None, [], True).findings
+    [finding] = check_config(config, None, []).findings
     assert (finding.about, finding.message, finding.is_problem) == ("attention", REFUSED, True)
     gpu(ImportError("libcudnn.so.9: no such file"))
-    [finding] = check_config(config, None, [], True).findings
+    [finding] = check_config(config, None, []).findings
     assert "Transformer Engine cannot be asked: libcudnn" in finding.message
 
 
