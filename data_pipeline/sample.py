@@ -7,6 +7,9 @@ from pathlib import Path
 from data_pipeline.conversations.conversation import Turn
 from data_pipeline.errors import SampleError
 
+MAX_IMAGE_BYTES = 1 << 30
+"""A larger image file is refused unread: 100 million pixels, uncompressed in four channels of 16 bits, have 0.8e9."""
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -23,12 +26,17 @@ class ImageFile:
         """The bytes of the file.
 
         Raises:
-            SampleError: it cannot be read.
+            SampleError: it cannot be read, or is too large.
         """
         try:
+            size = self.path.stat().st_size
+            if size > MAX_IMAGE_BYTES:
+                raise SampleError("too many bytes", f"image {self.name}: {size} bytes, more than {MAX_IMAGE_BYTES}")
             return self.path.read_bytes()
         except OSError as error:
-            raise SampleError("unreadable image", f"image {self.name}: {error}") from error
+            raise SampleError("unreadable image", f"image {self.name}: {error.strerror}") from error
+        except MemoryError as error:
+            raise SampleError("not enough memory", f"image {self.name}: {size} bytes do not fit into memory") from error
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class Sample:
     """In the order of the ``<image>`` in the turns."""
     turns: tuple[Turn, ...]
     """Question, answer, question, answer and so on; checked."""
+    changes: tuple[str, ...] = ()
+    """What was changed to accept it: a few fixed words for each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)

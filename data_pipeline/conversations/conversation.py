@@ -1,5 +1,6 @@
 """Conversations in LLaVA's form: checking them and taking their turns."""
 
+import re
 import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,9 @@ from typing import Any, Literal
 from data_pipeline.conversations.chat_templates import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
 
-_ROLES: dict[Any, Literal["user", "assistant"]] = {"human": "user", "gpt": "assistant"}
+_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+_OWN_LINE = re.compile(rf"^[ \t]*{re.escape(IMAGE_TOKEN)}[ \t]*$", re.MULTILINE)
 
 # A value for a message, cut where it is long or deep.
 _SHORT = reprlib.Repr()
@@ -20,63 +23,120 @@ class Turn:
 
     role: Literal["user", "assistant"]
     text: str
+    text_only: bool = False
+    """Whether ``<image>`` is text in this user turn as well: its sample has no image."""
+
+    @property
+    def images(self) -> int:
+        """How many images stand in it."""
+        return self.text.count(IMAGE_TOKEN) if self.role == "user" and not self.text_only else 0
+
+    def stored(self) -> dict[str, Any]:
+        """What a shard holds of it; ``Turn(**stored)`` is the same turn."""
+        text_only = {"text_only": True} if self.text_only else {}
+        return {"role": self.role, "text": self.text, **text_only}
 
 
-def parse_conversation(conversations: Any, num_images: int) -> list[Turn]:
+@dataclass(frozen=True)
+class Conversation:
+    """The turns of a sample, and what was changed to accept it."""
+
+    turns: tuple[Turn, ...]
+    """Question, answer, question, answer and so on."""
+    changes: tuple[str, ...]
+    """A few fixed words for each kind of change, see ``parse_conversation``; each kind once."""
+
+
+def parse_conversation(conversations: Any, num_images: int) -> Conversation:
     """Check LLaVA's ``conversations`` (a list of ``{"from": "human" | "gpt", "value": text}``) and take the turns.
 
     Where a user turn has one ``<image>``, it is moved to the front with a newline after it, as LLaVA does. Several in
     one turn stay where they are, because the text may refer to their places.
 
+    Accepted with a change, as LLaVA's and LLaVA-NeXT's loaders do: ``user and assistant`` for human and gpt; ``role and
+    content`` for from and value; ``system turn dropped`` and ``leading answer dropped`` before the first question (the
+    chat template brings its own system message); ``trailing question dropped``, which has no label; ``<image> as text``
+    inside the lines of a sample without images.
+
     Raises:
         SampleError: naming the key and the value that are wrong; the caller adds the file and the sample's id.
     """
     if not isinstance(conversations, list) or not conversations:
+        raise SampleError("no conversation", f"key conversations: expected a list of turns, not {shown(conversations)}")
+    changes: dict[str, None] = {}  # in the order in which they were found
+    roles = [_role(index, entry, changes) for index, entry in enumerate(conversations)]
+    begin, end = _paired(roles, changes)
+    if begin >= end or roles[end - 1] == "user":
+        raise SampleError("no answer", f"key conversations: no answer to the last question: {shown(conversations)}")
+    turns = [_turn(index, conversations[index], roles[index], index - begin) for index in range(begin, end)]
+    placeholders = sum(turn.images for turn in turns)
+    if num_images == 0 and placeholders and not any(_OWN_LINE.search(turn.text) for turn in turns if turn.images):
+        changes[f"{IMAGE_TOKEN} as text"] = None
+        turns = [Turn(turn.role, turn.text, text_only=turn.images > 0) for turn in turns]
+    elif placeholders != num_images:
         raise SampleError(
-            "no conversation", f"key conversations: expected a list of turns, not {_shown(conversations)}"
-        )
-    turns = [_turn(index, entry) for index, entry in enumerate(conversations)]
-    if turns[-1].role == "user":
-        last = len(turns) - 1
-        raise SampleError(
-            "no answer", f"key conversations[{last}]: the last question has no answer: {_shown(turns[last].text)}"
-        )
-    placeholders = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == "user")
-    if placeholders != num_images:
-        raise SampleError(
-            "image count mismatch",
+            "image count mismatch" if placeholders else "image without placeholder",
             f"key conversations: {placeholders} {IMAGE_TOKEN} in the questions, but {num_images} images",
         )
-    return [_image_first(turn) for turn in turns]
+    return Conversation(turns=tuple(map(_image_first, turns)), changes=tuple(changes))
 
 
-def _turn(index: int, entry: Any) -> Turn:
+def shown(value: Any) -> str:
+    """A value for a message, in about a hundred characters."""
+    return _SHORT.repr(value)
+
+
+def _role(index: int, entry: Any, changes: dict[str, None]) -> str:
     key = f"key conversations[{index}]"
     if not isinstance(entry, dict):
-        raise SampleError("broken turn", f"{key}: expected an object with from and value, not {_shown(entry)}")
-    speaker, text = entry.get("from"), entry.get("value")
+        raise SampleError("broken turn", f"{key}: expected an object with from and value, not {shown(entry)}")
+    speaker = entry.get(_keys(entry)[0])
     if not isinstance(speaker, str) or speaker not in _ROLES:
-        raise SampleError("unknown role", f"{key}.from: expected human or gpt, not {_shown(speaker)}")
-    expected = "gpt" if index % 2 else "human"
-    if speaker != expected:
+        raise SampleError("unknown role", f"{key}.{_keys(entry)[0]}: expected human or gpt, not {shown(speaker)}")
+    if _keys(entry)[0] == "role":
+        changes["role and content"] = None
+    elif speaker in ("user", "assistant"):
+        changes["user and assistant"] = None
+    return _ROLES[speaker]
+
+
+def _keys(entry: dict[str, Any]) -> tuple[str, str]:
+    return ("role", "content") if "role" in entry and "from" not in entry else ("from", "value")
+
+
+def _paired(roles: list[str], changes: dict[str, None]) -> tuple[int, int]:
+    """First turn, and behind the last, without those that have no place in question and answer."""
+    begin, end = 0, len(roles)
+    for role, change in (("system", "system turn dropped"), ("assistant", "leading answer dropped")):
+        if begin < end and roles[begin] == role:
+            begin += 1
+            changes[change] = None
+    if begin < end and roles[end - 1] == "user":
+        end -= 1
+        changes["trailing question dropped"] = None
+    return begin, end
+
+
+def _turn(index: int, entry: dict[str, Any], role: str, place: int) -> Turn:
+    speaker_key, text_key = _keys(entry)
+    key, text = f"key conversations[{index}]", entry.get(text_key)
+    if role != ("assistant" if place % 2 else "user"):
+        expected = "gpt" if place % 2 else "human"
         raise SampleError(
-            "turns out of order", f"{key}.from: expected {expected}, not {_shown(speaker)}: human first, gpt follows"
+            "turns out of order",
+            f"{key}.{speaker_key}: expected {expected}, not {shown(entry[speaker_key])}: human first, gpt follows",
         )
     if not isinstance(text, str) or not text.strip():
-        raise SampleError("empty text", f"{key}.value: expected a text that is not empty, not {_shown(text)}")
+        raise SampleError("empty text", f"{key}.{text_key}: expected a text that is not empty, not {shown(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SampleError("broken text", f"{key}.value: half of a surrogate pair in {_shown(text)}") from None
-    return Turn(role=_ROLES[speaker], text=text.strip())
+        raise SampleError("broken text", f"{key}.{text_key}: half of a surrogate pair in {shown(text)}") from None
+    return Turn(role="assistant" if place % 2 else "user", text=text.strip())
 
 
 def _image_first(turn: Turn) -> Turn:
-    if turn.role == "user" and turn.text.count(IMAGE_TOKEN) == 1:
+    if turn.images == 1:
         rest = turn.text.replace(IMAGE_TOKEN, "").strip()
         return Turn(role="user", text=f"{IMAGE_TOKEN}\n{rest}".strip())
     return turn
-
-
-def _shown(value: Any) -> str:
-    return _SHORT.repr(value)

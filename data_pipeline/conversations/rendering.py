@@ -133,7 +133,7 @@ class Renderer:
     def _pieces(self, turns: Sequence[Turn]) -> tuple[Piece, ...]:
         """What decides the skeleton."""
         if self.template == "plain":  # which writes no text of a user turn, only its images
-            images = turns[0].text.count(IMAGE_TOKEN)
+            images = turns[0].images
             return (("user", IMAGE_TOKEN * images), ("assistant", None))
         return tuple((turn.role, None) for turn in turns)
 
@@ -143,7 +143,7 @@ class Renderer:
         return self._skeletons[pieces]
 
     def _guarded_text(self, turn: Turn) -> str:
-        return turn.text.replace(IMAGE_TOKEN, self._image) if turn.role == "user" else turn.text
+        return turn.text.replace(IMAGE_TOKEN, self._image) if turn.images else turn.text
 
     def _check(self, tokenizer: PreTrainedTokenizerFast, where: str) -> None:
         """Refuse a template for which filling in texts is not what applying it does."""
@@ -165,7 +165,7 @@ class Renderer:
 
 
 def _check_caption(turns: Sequence[Turn]) -> None:
-    images = turns[0].text.count(IMAGE_TOKEN)
+    images = turns[0].images
     if len(turns) != 2 or images == 0:
         raise SampleError(
             "not a caption",

@@ -20,7 +20,7 @@ from data_pipeline.anyres import visual_token_count
 from data_pipeline.config import ImageGeometry
 from data_pipeline.dataset.storage import Storage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Version of the files that ``prepare`` writes and ``Manifest`` reads."""
 
 SCHEMA = pa.schema(

@@ -120,7 +120,7 @@ def _turns(turns: Sequence[Turn], chips: Sequence[str]) -> list[dict[str, Any]]:
     left = iter(chips)
     shown = []
     for turn in turns:
-        pieces = turn.text.split(IMAGE_TOKEN) if turn.role == "user" else [turn.text]
+        pieces = turn.text.split(IMAGE_TOKEN) if turn.images else [turn.text]
         parts = [{"text": pieces[0], "chip": False}]
         for piece in pieces[1:]:
             parts += [{"text": next(left), "chip": True}, {"text": piece, "chip": False}]

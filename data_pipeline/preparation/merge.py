@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,7 @@ def merge_shards(
         TooManyLeftOut: as ``tally`` says.
     """
     shard_bytes: dict[str, int] = {}
+    changes: list[Counter[str]] = [Counter() for _ in sources]
     totals = dict.fromkeys(["samples", "images", "text_tokens", "loss_tokens"], 0)
     with (
         written_aside(folder / LEFT_OUT, folder / PARTS) as left_out_aside,
@@ -60,7 +62,7 @@ def merge_shards(
             open(left_out_aside, "w", encoding="utf-8") as left_out,
             pq.ParquetWriter(manifest_aside, SCHEMA, compression="zstd") as manifest,
         ):
-            for rows in _row_groups(_part_tables(folder, shards, tally, shard_bytes, left_out)):
+            for rows in _row_groups(_part_tables(folder, shards, tally, shard_bytes, changes, left_out)):
                 manifest.write_table(rows, row_group_size=len(rows))
                 totals["samples"] += len(rows)
                 for column in ("images", "text_tokens", "loss_tokens"):
@@ -74,7 +76,11 @@ def merge_shards(
         **totals,
         "left_out": tally.total,
         "left_out_by_reason": tally.by_reason(),
-        "sources": {source.name: _source_counts(source, tally) for source in sources},
+        "accepted_with_change": dict(sum(changes, Counter()).most_common()),
+        "sources": {
+            source.name: _source_counts(source, tally, changed)
+            for source, changed in zip(sources, changes, strict=True)
+        },
         "chat_template": settings["chat_template"],
         "rendering_sha256": settings["rendering_sha256"],
         "manifest_sha256": digest,
@@ -92,6 +98,7 @@ def _part_tables(
     shards: Sequence[PlannedShard],
     tally: LeftOutTally,
     shard_bytes: dict[str, int],
+    changes: Sequence[Counter[str]],
     left_out: TextIO,
 ) -> Iterator[pa.Table]:
     """The rows of each part in turn; what its footer tells is added to the other arguments."""
@@ -102,6 +109,7 @@ def _part_tables(
         for sample in summary.left_out:
             tally.add(sample)
             left_out.write(json.dumps(asdict(sample)) + "\n")
+        changes[shard.source].update(summary.changes)
         if summary.samples:
             shard_bytes[shard.tar] = summary.shard_bytes
             yield pq.read_table(part_file(folder, shard), schema=SCHEMA)
@@ -119,7 +127,7 @@ def _row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _source_counts(source: Source, tally: LeftOutTally) -> dict[str, Any]:
+def _source_counts(source: Source, tally: LeftOutTally, changes: Counter[str]) -> dict[str, Any]:
     reasons = tally.reasons[source.name]
     return {
         "samples": len(source) - reasons.total(),
@@ -127,4 +135,5 @@ def _source_counts(source: Source, tally: LeftOutTally) -> dict[str, Any]:
         "left_out": reasons.total(),
         "left_out_by_reason": dict(reasons.most_common()),
         "renamed": source.renamed,
+        "accepted_with_change": dict(changes.most_common()),
     }

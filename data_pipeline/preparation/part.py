@@ -1,7 +1,7 @@
 """The part file of a shard: its manifest rows and the samples left out, written when the shard is complete."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ class PartSummary:
     shard_bytes: int
     """Size of the tar; 0 where no sample was left to write, and then there is no tar."""
     left_out: list[BadSample]
+    changes: dict[str, int]
+    """How many samples were accepted with each kind of change."""
 
 
 def part_file(folder: Path, shard: PlannedShard) -> Path:
@@ -34,10 +36,15 @@ def part_file(folder: Path, shard: PlannedShard) -> Path:
 
 
 def write_part(
-    folder: Path, shard: PlannedShard, rows: list[dict[str, Any]], shard_bytes: int, left_out: Sequence[BadSample]
+    folder: Path,
+    shard: PlannedShard,
+    rows: list[dict[str, Any]],
+    shard_bytes: int,
+    left_out: Sequence[BadSample],
+    changes: Mapping[str, int],
 ) -> None:
     """Write the part file; from now on the shard counts as complete."""
-    summary = {"shard_bytes": shard_bytes, "left_out": [asdict(sample) for sample in left_out]}
+    summary = {"shard_bytes": shard_bytes, "left_out": [asdict(sample) for sample in left_out], "changes": changes}
     schema = SCHEMA.with_metadata({"summary": json.dumps(summary)})
     file = part_file(folder, shard)
     with written_aside(file, file.parent) as aside:
@@ -52,7 +59,9 @@ def read_summary(folder: Path, shard: PlannedShard) -> PartSummary | None:
         return None
     stored = json.loads(metadata.schema.to_arrow_schema().metadata[b"summary"])
     left_out = [BadSample(**sample) for sample in stored["left_out"]]
-    summary = PartSummary(samples=metadata.num_rows, shard_bytes=stored["shard_bytes"], left_out=left_out)
+    summary = PartSummary(
+        samples=metadata.num_rows, shard_bytes=stored["shard_bytes"], left_out=left_out, changes=stored["changes"]
+    )
     return summary if _tar_size(folder / shard.tar) == summary.shard_bytes else None
 
 

@@ -8,7 +8,8 @@ _HEADER = ("set", "records", "published", "difference", "left out", "samples", "
 
 
 def summary_table(info: dict[str, Any]) -> str:
-    """A line for each source of ``dataset.json``'s content, and one for all; then why samples were left out.
+    """A line for each source of ``dataset.json``'s content, and one for all; then why samples were left out, and with
+    which changes others were accepted.
 
     ``records`` counts good and bad samples; ``difference`` is theirs from the published number.
     """
@@ -25,6 +26,7 @@ def summary_table(info: dict[str, Any]) -> str:
         lines.append("  ".join(cells).rstrip())
     for name, source in info["sources"].items():
         lines += [f"left out of {name}: {count:,} x {reason}" for reason, count in source["left_out_by_reason"].items()]
+        lines += [f"changed in {name}: {count:,} x {kind}" for kind, count in source["accepted_with_change"].items()]
     return "\n".join(lines)
 
 

@@ -2,8 +2,9 @@
 
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +48,22 @@ class ShardWriter:
         tar = self.folder / shard.tar
         try:
             with written_aside(tar, self.folder / PARTS) as aside:
-                rows, left_out = self._write_tar(aside, shard, source, report)
+                rows, left_out, changes = self._write_tar(aside, shard, source, report)
                 _add_places(aside, rows)
                 shard_bytes = aside.stat().st_size
             if not rows:
                 tar.unlink()
                 shard_bytes = 0
-            write_part(self.folder, shard, [row.columns for row in rows], shard_bytes, left_out)
+            write_part(self.folder, shard, [row.columns for row in rows], shard_bytes, left_out, changes)
         except OSError as error:
             raise OSError(error.errno, f"cannot write the shard: {error.strerror}", str(tar)) from error
 
     def _write_tar(
         self, file: Path, shard: PlannedShard, source: Source, report: Report
-    ) -> tuple[list["_Row"], list[BadSample]]:
+    ) -> tuple[list["_Row"], list[BadSample], Counter[str]]:
         rows: list[_Row] = []
         left_out: list[BadSample] = []
+        changes: Counter[str] = Counter()
         # Bytes as they are and no times: the same samples give the same file.
         with open(file, "wb") as stream, TarWriter(stream, encoder=False, compress=False, mtime=0.0) as tar:
             for index in range(shard.begin, shard.end):
@@ -72,19 +74,23 @@ class ShardWriter:
                     left_out.append(prepared)
                     report(prepared)
                     continue
-                members, columns = prepared
+                members, columns, changed = prepared
                 key = shard.key(index)
                 tar.write({"__key__": key, **members})
                 rows.append(_Row(columns | {"shard": shard.tar}, [f"{key}.{member}" for member in members]))
+                changes.update(changed)
                 report(None)
-        return rows, left_out
+        return rows, left_out, changes
 
-    def _prepare(self, sample: Sample | BadSample) -> tuple[dict[str, bytes], dict[str, Any]] | BadSample:
-        """The members of a sample, images first and json last, and its columns of the manifest without places."""
+    def _prepare(
+        self, sample: Sample | BadSample
+    ) -> tuple[dict[str, bytes], dict[str, Any], tuple[str, ...]] | BadSample:
+        """The members of a sample, images first and json last, its columns of the manifest without places, and what was
+        changed to accept it."""
         if isinstance(sample, BadSample):
             return sample
         try:
-            return self._members(sample)
+            return *self._members(sample), sample.changes
         except SampleError as error:
             message = f"sample {sample.id!r} of {sample.source}: {error}"
             return BadSample(id=sample.id, source=sample.source, reason=error.reason, message=message)
@@ -98,7 +104,7 @@ class ShardWriter:
         encoded = self.renderer.render(sample.turns)
         if not encoded.loss[1:].any():  # the first token is never predicted
             raise SampleError("no label", f"template {self.renderer.template}: no token that the loss counts")
-        description = {"id": sample.id, "source": sample.source, "turns": [asdict(turn) for turn in sample.turns]}
+        description = {"id": sample.id, "source": sample.source, "turns": [turn.stored() for turn in sample.turns]}
         text = json.dumps(description, ensure_ascii=False).encode()
         members = {f"{i}.{_SUFFIXES[h.format]}": data for i, (h, data) in enumerate(zip(headers, images, strict=True))}
         columns = {

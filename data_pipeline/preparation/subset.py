@@ -61,11 +61,15 @@ def _draw(n: int, samples: int, seed: int) -> NDArray[np.int64]:
 
 def _describe(manifest: Manifest, drawn: pa.Table) -> dict[str, Any]:
     counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(drawn["source"]).to_pylist()}
-    # How many the authors publish, were left out or renamed is a matter of the whole set.
-    sources = {
-        name: {"samples": counts.get(name, 0), "published": None, "left_out": 0, "left_out_by_reason": {}, "renamed": 0}
-        for name in manifest.info["sources"]
+    # How many the authors publish, were left out, renamed or changed is a matter of the whole set.
+    whole: dict[str, Any] = {
+        "published": None,
+        "left_out": 0,
+        "left_out_by_reason": {},
+        "renamed": 0,
+        "accepted_with_change": {},
     }
+    sources = {name: {"samples": counts.get(name, 0), **whole} for name in manifest.info["sources"]}
     used = set(pc.unique(drawn["shard"]).to_pylist())
     return {
         "format_version": manifest.info["format_version"],
@@ -73,6 +77,7 @@ def _describe(manifest: Manifest, drawn: pa.Table) -> dict[str, Any]:
         **{column: pc.sum(drawn[column]).as_py() for column in ("images", "text_tokens", "loss_tokens")},
         "left_out": 0,
         "left_out_by_reason": {},
+        "accepted_with_change": {},
         "sources": sources,
         "chat_template": manifest.info["chat_template"],
         "rendering_sha256": manifest.info["rendering_sha256"],

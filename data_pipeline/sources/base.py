@@ -4,6 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.conversations.conversation import parse_conversation
@@ -11,6 +12,17 @@ from data_pipeline.errors import SampleError
 from data_pipeline.sample import BadSample, ImageBytes, ImageFile, Sample
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """What a data set says of a sample."""
+
+    images: Sequence[ImageFile | ImageBytes]
+    conversations: Any
+    """In LLaVA's form, not checked yet."""
+    changes: Sequence[str] = ()
+    """What was changed to read it: a few fixed words for each kind."""
 
 
 class Source(ABC):
@@ -59,28 +71,40 @@ class Source(ABC):
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: no sample {index} among {len(self)}")
         try:
-            images, conversations = self.read(index)
-            turns = parse_conversation(conversations, len(images))
+            raw = self.read(index)
+            conversation = parse_conversation(raw.conversations, len(raw.images))
         except SampleError as error:
-            placed = error.at(self.place(index))
-            return BadSample(id=self.id(index), source=self.name, reason=placed.reason, message=str(placed))
-        return Sample(id=self.id(index), source=self.name, images=tuple(images), turns=tuple(turns))
+            return self._bad(index, error)
+        except OSError as error:
+            return self._bad(index, SampleError("unreadable sample", f"cannot be read ({error.strerror or error})"))
+        return Sample(
+            id=self.id(index),
+            source=self.name,
+            images=tuple(raw.images),
+            turns=conversation.turns,
+            changes=(*raw.changes, *conversation.changes),
+        )
 
     def __iter__(self) -> Iterator[Sample | BadSample]:
         """All of them in order."""
         return (self[index] for index in range(len(self)))
 
     @abstractmethod
-    def read(self, index: int) -> tuple[Sequence[ImageFile | ImageBytes], Any]:
-        """The images of a sample, and its conversation in LLaVA's form, not checked yet.
+    def read(self, index: int) -> RawSample:
+        """The images of a sample, and its conversation.
 
         Raises:
             SampleError: why it cannot be used.
+            OSError: it cannot be read, which is a reason as well.
         """
 
     @abstractmethod
     def place(self, index: int) -> str:
         """File and id of a sample, for messages."""
+
+    def _bad(self, index: int, error: SampleError) -> BadSample:
+        placed = error.at(self.place(index))
+        return BadSample(id=self.id(index), source=self.name, reason=placed.reason, message=str(placed))
 
 
 def usable_id(value: Any) -> str | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
+from data_pipeline.sample import ImageBytes, ImageFile
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.image_questions import ImageQuestions
 from data_pipeline.sources.layout import choose_annotations, find_image
@@ -56,6 +56,6 @@ class DocVqa(ImageQuestions):
             {"answers[0]": answers[0]}, "answers[0]", "no answer"
         )
 
-    def find_image(self, value: str) -> ImageFile:
+    def find_image(self, value: str) -> ImageFile | ImageBytes:
         """See ``ImageQuestions``."""
         return find_image(self.images, value.removeprefix("documents/"), self.image_key)

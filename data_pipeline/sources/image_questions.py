@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
-from data_pipeline.sources.base import Source, usable_id
+from data_pipeline.sample import ImageBytes, ImageFile
+from data_pipeline.sources.base import RawSample, Source, usable_id
 from data_pipeline.sources.json_records import JsonRecords
 from data_pipeline.sources.layout import existing_folder, find_image
 from data_pipeline.sources.prompts import short_answers
@@ -66,11 +66,11 @@ class ImageQuestions(Source):
             SampleError: it has none.
         """
 
-    def find_image(self, value: str) -> ImageFile:
+    def find_image(self, value: str) -> ImageFile | ImageBytes:
         """The file of an image name."""
         return find_image(self.images, value, self.image_key)
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         records = [self._record(int(question)) for question in self._of_image(index)]
         for record in records:
@@ -78,7 +78,8 @@ class ImageQuestions(Source):
                 raise SampleError(
                     "bad record", f"expected an object with a text under {self.image_key}: {record!r:.80}"
                 )
-        return [self.find_image(records[0][self.image_key])], short_answers(map(self.question, records))
+        image = self.find_image(records[0][self.image_key])
+        return RawSample([image], short_answers(map(self.question, records)))
 
     def place(self, index: int) -> str:
         """See ``Source``."""

@@ -131,6 +131,8 @@ class JsonReader:
                 if self.ended:
                     return ""
                 self._more()
+            elif self.byte == 0 and self.text[self.at] == "\ufeff":  # a byte order mark
+                self._advance(self.at + 1)
             elif (character := self.text[self.at]) in " \t\n\r":
                 space = _WHITESPACE.match(self.text, self.at)
                 assert space is not None

@@ -1,12 +1,14 @@
 """Finding the files of a data set in the folder that the user names."""
 
+import base64
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.conversations.conversation import shown
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
+from data_pipeline.sample import ImageBytes, ImageFile
 
 
 def existing_folder(folder: Path, role: str) -> Path:
@@ -50,8 +52,8 @@ def _exists(folder: Path, pattern: str) -> bool:
         raise ValueError(f"{pattern!r}: expected a pattern relative to {folder}") from error
 
 
-def find_image(folder: Path, value: Any, key: str, suffixes: Sequence[str] = ()) -> ImageFile:
-    """The image at a path of a data set, which is relative to ``folder``.
+def find_image(folder: Path, value: Any, key: str, suffixes: Sequence[str] = ()) -> ImageFile | ImageBytes:
+    """The image at a path of a data set, which is relative to ``folder``, or in a ``data:`` URI.
 
     Args:
         folder: the image folder.
@@ -60,16 +62,32 @@ def find_image(folder: Path, value: Any, key: str, suffixes: Sequence[str] = ())
         suffixes: tried in place of the path's own, in this order, where no file has that.
 
     Raises:
-        SampleError: not a path, one that leaves the folder, or no file.
+        SampleError: not a path, one that leaves the folder, no file, or a broken URI.
     """
     if not isinstance(value, str) or not value or "\0" in value:
-        raise SampleError("bad image path", f"key {key}: expected a path or a list of paths, not {value!r}")
+        raise SampleError("bad image path", f"key {key}: expected a path or a list of paths, not {shown(value)}")
+    if value.startswith("data:"):
+        return ImageBytes(name=f"in key {key}", data=_data_of_uri(value, key))
     # Judged by the text of the path: image folders are often links to other disks, which is the user's choice.
     relative = os.path.normpath(value)
     if os.path.isabs(relative) or relative.split(os.sep)[0] == "..":
-        raise SampleError("bad image path", f"key {key}: {value!r} leaves the image folder {folder}")
+        raise SampleError("bad image path", f"key {key}: {shown(value)} leaves the image folder {folder}")
     path = folder / relative
-    for candidate in (path, *(path.with_suffix(suffix) for suffix in suffixes)):
-        if candidate.is_file():
-            return ImageFile(candidate)
-    raise SampleError("missing image", f"key {key}: {value!r} is not a file in {folder}")
+    try:
+        for candidate in (path, *(path.with_suffix(suffix) for suffix in suffixes)):
+            if candidate.is_file():
+                return ImageFile(candidate)
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise SampleError("unreadable image", f"key {key}: {shown(value)} in {folder}: {error.strerror}") from error
+    raise SampleError("missing image", f"key {key}: {shown(value)} is not a file in {folder}")
+
+
+def _data_of_uri(uri: str, key: str) -> bytes:
+    """The bytes of ``data:image/png;base64,...``; a record's own limit bounds their number."""
+    header, comma, content = uri.partition(",")
+    if not comma or not header.endswith(";base64"):
+        raise SampleError("bad data URI", f"key {key}: expected data:...;base64,... and not {shown(uri)}")
+    try:
+        return base64.b64decode(content, validate=True)
+    except ValueError as error:
+        raise SampleError("bad data URI", f"key {key}: {shown(uri)} is not base64 ({error})") from error

@@ -1,23 +1,32 @@
 """LLaVA's own form: a .json list or a .jsonl file of ``id``, ``image``, ``conversations``, and a folder of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.conversations.conversation import shown
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
-from data_pipeline.sources.base import Source, usable_id
+from data_pipeline.sample import ImageBytes, ImageFile
+from data_pipeline.sources.base import RawSample, Source, usable_id
 from data_pipeline.sources.json_records import JsonRecords
 from data_pipeline.sources.layout import existing_folder, find_image
+
+IMAGE_KEYS = ("image", "images")
+OTHER_MEDIA = {"video": "video", "videos": "video", "audio": "audio", "audios": "audio"}
+"""Keys of what is not read, and the reason why a row that has it is left out."""
 
 
 class LlavaRecords(Source):
     """The samples of one file.
 
-    ``image`` may be absent (text only), a path or a list of paths, relative to the image folder.
+    ``image`` may be absent (text only), a path or a list of paths, relative to the image folder, or ``data:`` URIs.
+    Accepted with a change: ``no id`` (file and line, or entry, instead: the same in every run), ``sample_id`` for id,
+    ``images`` for image, ``empty image`` (text only); more in ``parse_conversation``. A row with a video or with sound
+    is left out.
 
     Args:
-        file: the .json or .jsonl file.
+        file: the .json, .jsonl or .ndjson file, or one of these as .gz.
         images: the folder that its paths are relative to.
         name: the name under which the samples go.
         published: the number of samples that the authors publish.
@@ -28,30 +37,33 @@ class LlavaRecords(Source):
 
     def __init__(self, file: Path, images: Path, name: str, published: int | None = None):
         self.file, self.images = Path(file), existing_folder(Path(images), "image folder")
-        ids: list[str] = []
-        self.records = JsonRecords(self.file, lambda record: ids.append(_id(record) or f"entry {len(ids)}"))
+        found: list[str | None] = []
+        self.records = JsonRecords(self.file, lambda record: found.append(_id(record)[0]))
+        ids = (id or f"{self.file.name}:{self.records.number(index)}" for index, id in enumerate(found))
         super().__init__(name, ids, self.records.digest, published)
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         record = self.records[index]
         if not isinstance(record, dict):
             raise SampleError("bad record", f"expected an object, not {type(record).__name__}")
-        if _id(record) is None:
-            raise SampleError("no id", f"key id: expected a text or a whole number, not {record.get('id')!r}")
-        value = record.get("image")
-        paths = [] if value is None else value if isinstance(value, list) else [value]
-        return [self.find_image(path) for path in paths], record.get("conversations")
+        for key, reason in OTHER_MEDIA.items():
+            if record.get(key):
+                raise SampleError(reason, f"key {key}: only images are read, not {shown(record[key])}")
+        paths, changes = _paths(record)
+        images = [self._named(self.find_image(path), index) for path in paths]
+        return RawSample(images, record.get("conversations"), [*_id(record)[1], *changes])
 
-    def find_image(self, value: Any) -> ImageFile:
-        """The file of one image path."""
+    def find_image(self, value: Any) -> ImageFile | ImageBytes:
+        """The file of one image path, or what a ``data:`` URI holds."""
         return find_image(self.images, value, "image")
 
     def place(self, index: int) -> str:
         """See ``Source``."""
-        entry = f"entry {index}"
-        name = self.id(index)
-        return f"{self.file}: " + (entry if name == entry else f"sample {name!r} ({entry})")
+        return f"{self.file}: sample {self.id(index)!r} ({self.records.unit} {self.records.number(index)})"
+
+    def _named(self, image: ImageFile | ImageBytes, index: int) -> ImageFile | ImageBytes:
+        return replace(image, name=f"{image.name} of {self.place(index)}") if isinstance(image, ImageBytes) else image
 
 
 class LlavaJson(LlavaRecords):
@@ -67,5 +79,22 @@ class LlavaJson(LlavaRecords):
         return cls(folder / file, folder / images, name)
 
 
-def _id(record: Any) -> str | None:
-    return usable_id(record.get("id")) if isinstance(record, dict) else None
+def _id(record: Any) -> tuple[str | None, list[str]]:
+    """The id that a row has, and what had to be changed for it."""
+    if not isinstance(record, dict):
+        return None, []
+    if (id := usable_id(record.get("id"))) is not None:
+        return id, []
+    other = usable_id(record.get("sample_id"))
+    return other, ["no id" if other is None else "sample_id"]
+
+
+def _paths(record: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """The image paths of a row, and what had to be changed for them."""
+    filled = [key for key in IMAGE_KEYS if record.get(key) not in (None, "", [])]
+    if len(filled) > 1:
+        raise SampleError("bad record", "keys image and images: expected one of them")
+    if not filled:
+        return [], ["empty image"] if any(key in record for key in IMAGE_KEYS) else []
+    value = record[filled[0]]
+    return value if isinstance(value, list) else [value], ["images"] if filled == ["images"] else []

@@ -10,8 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
-from data_pipeline.sources.base import Source
+from data_pipeline.sources.base import RawSample, Source
 from data_pipeline.sources.json_records import read_json
 from data_pipeline.sources.layout import find_image
 from data_pipeline.sources.prompts import multiple_choice, text_of
@@ -48,7 +47,7 @@ class MultipleChoice(Source):
             digest.update(json.dumps(asked).encode())
         super().__init__(name, (question.id for question in questions), digest.hexdigest(), published)
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         question = self.questions[index]
         text = text_of({"question": question.question}, "question", "no question")
@@ -59,9 +58,8 @@ class MultipleChoice(Source):
         options = [
             text_of({f"options[{i}]": v}, f"options[{i}]", "bad options") for i, v in enumerate(question.options)
         ]
-        return [find_image(question.image_folder, question.image, "image")], multiple_choice(
-            text, options, question.answer
-        )
+        image = find_image(question.image_folder, question.image, "image")
+        return RawSample([image], multiple_choice(text, options, question.answer))
 
     def place(self, index: int) -> str:
         """See ``Source``."""

@@ -1,11 +1,9 @@
 """Hugging Face data sets as parquet files with an image column."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.sample import ImageBytes, ImageFile
-from data_pipeline.sources.base import Source, usable_id
+from data_pipeline.sources.base import RawSample, Source, usable_id
 from data_pipeline.sources.layout import choose_annotations
 from data_pipeline.sources.parquet_rows import ParquetRows, parquet_images
 from data_pipeline.sources.prompts import short_answers, text_of
@@ -75,11 +73,11 @@ class Parquet(Source):
             folder, files, name, image=image, conversations=conversations, question=question, answer=answer, id=id
         )
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile | ImageBytes], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         row = self.rows[index]
         images = parquet_images(row[self.image], self.folder, self.place(index), self.image)
-        return images, self.conversation(row, len(images))
+        return RawSample(images, self.conversation(row, len(images)))
 
     def conversation(self, row: dict[str, Any], num_images: int) -> Any:
         """The conversation of a row.

@@ -1,10 +1,7 @@
 """A seeded part of a source."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from data_pipeline.sample import ImageBytes, ImageFile, sample_key
-from data_pipeline.sources.base import Source
+from data_pipeline.sample import sample_key
+from data_pipeline.sources.base import RawSample, Source
 
 
 class Selection(Source):
@@ -25,7 +22,7 @@ class Selection(Source):
         self.indices = sorted(by_hash[:count])
         super().__init__(source.name, (source.id(index) for index in self.indices), source.digest)
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile | ImageBytes], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         return self.source.read(self.indices[index])
 

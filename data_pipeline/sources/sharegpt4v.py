@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.sample import ImageFile
+from data_pipeline.sample import ImageBytes, ImageFile
 from data_pipeline.sources.base import Source
 from data_pipeline.sources.layout import choose_annotations, find_image
 from data_pipeline.sources.llava_json import LlavaRecords
@@ -30,7 +30,7 @@ class ShareGpt4V(LlavaRecords):
         """Open the data set's folder; ``file`` chooses among several annotation files."""
         return cls(folder / choose_annotations(folder, FILES, file), folder, name, PUBLISHED)
 
-    def find_image(self, value: Any) -> ImageFile:
+    def find_image(self, value: Any) -> ImageFile | ImageBytes:
         """See ``LlavaRecords``."""
         other = OCR_VQA_SUFFIXES if isinstance(value, str) and value.startswith("ocr_vqa/") else ()
         return find_image(self.images, value, "image", other)

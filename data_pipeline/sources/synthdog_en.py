@@ -1,14 +1,12 @@
 """SynthDoG-EN: images of synthetic English documents (github.com/clovaai/donut, naver-clova-ix/synthdog-en)."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
-from data_pipeline.sample import ImageFile
-from data_pipeline.sources.base import Source, usable_id
+from data_pipeline.sources.base import RawSample, Source, usable_id
 from data_pipeline.sources.json_records import JsonRecords
 from data_pipeline.sources.layout import choose_annotations, find_image
 from data_pipeline.sources.llava_json import LlavaRecords
@@ -62,13 +60,13 @@ class SynthDogEn(Source):
             return SynthDogParquet(folder, files, name, conversations="ground_truth", published=PUBLISHED)
         return cls(folder / chosen, name)
 
-    def read(self, index: int) -> tuple[Sequence[ImageFile], Any]:
+    def read(self, index: int) -> RawSample:
         """See ``Source``."""
         record = self.records[index]
         if not isinstance(record, dict):
             raise SampleError("bad record", f"expected an object, not {type(record).__name__}")
         image = find_image(self.images, record.get("file_name"), "file_name")
-        return [image], transcription(record.get("ground_truth"), 1)
+        return RawSample([image], transcription(record.get("ground_truth"), 1))
 
     def place(self, index: int) -> str:
         """See ``Source``."""

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
-from data_pipeline.conversations.conversation import Turn, parse_conversation
+from data_pipeline.conversations.conversation import Conversation, Turn, parse_conversation
 from data_pipeline.errors import SampleError
+
+DROPPED = ("system turn", "leading answer", "trailing question")
 
 
 def llava(*values):
@@ -11,9 +13,10 @@ def llava(*values):
 
 
 def test_turns():
-    turns = parse_conversation(llava(" What is 2 + 2?\n", "\t4 ", "Sure?", "Yes."), 0)
+    parsed = parse_conversation(llava(" What is 2 + 2?\n", "\t4 ", "Sure?", "Yes."), 0)
     roles = ["user", "assistant", "user", "assistant"]
-    assert turns == [Turn(r, t) for r, t in zip(roles, ["What is 2 + 2?", "4", "Sure?", "Yes."], strict=True)]
+    expected = [Turn(r, t) for r, t in zip(roles, ["What is 2 + 2?", "4", "Sure?", "Yes."], strict=True)]
+    assert parsed == Conversation(turns=tuple(expected), changes=())
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,7 @@ def test_turns():
     ],
 )
 def test_a_single_image_comes_first(text, expected):
-    (question, answer) = parse_conversation(llava(text, "see <image>"), text.count("<image>"))
+    (question, answer) = parse_conversation(llava(text, "see <image>"), text.count("<image>")).turns
     assert question.text == expected
     assert answer.text == "see <image>"  # in an answer it is text
 
@@ -41,11 +44,19 @@ def test_a_single_image_comes_first(text, expected):
         ([{"from": "bot", "value": "x"}], 0, r"key conversations\[0\]\.from: expected human or gpt, not 'bot'"),
         ([{"value": "x"}], 0, r"key conversations\[0\]\.from: expected human or gpt, not None"),
         ([{"from": ["human"], "value": "x"}], 0, r"key conversations\[0\]\.from: .*\['human'\]"),
-        ([{"from": "gpt", "value": "x"}], 0, r"key conversations\[0\]\.from: expected human, not 'gpt'"),
+        (
+            [{"from": "gpt", "value": "x"}],
+            0,
+            r"key conversations: no answer to the last question: \[\{'from': 'gpt', 'v",
+        ),
+        (llava("a") * 2, 0, r"key conversations: no answer to the last question: \[\{'from': 'hum"),
+        ([{"from": "system", "value": "x"}] * 2, 0, r"conversations\[1\]\.from: expected human, not 'system'"),
         ([*llava("a", "b"), {"from": "gpt", "value": "c"}], 0, r"conversations\[2\]\.from: expected human, not 'gpt'"),
         (llava("a", "  \n"), 0, r"key conversations\[1\]\.value: expected a text that is not empty, not '  \\n'"),
-        ([{"from": "human", "value": 3}], 0, r"key conversations\[0\]\.value: .*not 3"),
-        (llava("a"), 0, r"key conversations\[0\]: the last question has no answer: 'a'"),
+        ([{"from": "human", "value": 3}, *llava("a", "b")[1:]], 0, r"key conversations\[0\]\.value: .*not 3"),
+        ([{"role": "user", "content": 3}, *llava("a", "b")[1:]], 0, r"key conversations\[0\]\.content: .*not 3"),
+        ([{"role": "bot", "content": "x"}], 0, r"key conversations\[0\]\.role: expected human or gpt, not 'bot'"),
+        (llava("a"), 0, r"key conversations: no answer to the last question: \[\{'from': 'human', 'value': 'a'\}\]"),
         (llava("<image>\na", "b"), 0, "key conversations: 1 <image> in the questions, but 0 images"),
         (llava("a", "<image>"), 1, "key conversations: 0 <image> in the questions, but 1 images"),
         (llava("a \ud800", "b"), 0, r"key conversations\[0\]\.value: half of a surrogate pair"),
@@ -61,18 +72,61 @@ def test_bad_conversations_name_key_and_value(conversations, num_images, message
     [
         (None, 0, "no conversation"),
         ([1], 0, "broken turn"),
-        ([{"from": "system", "value": "x"}], 0, "unknown role"),
-        (llava("a", "b")[::-1], 0, "turns out of order"),
+        ([{"from": "bot", "value": "x"}], 0, "unknown role"),
+        ([{"from": "system", "value": "x"}], 0, "no answer"),
+        (llava("a", "b") + llava("c", "d")[::-1], 0, "turns out of order"),
+        (llava("a", "b", "c") + llava("d"), 0, "no answer"),
+        (llava("a", "b")[::-1], 0, "no answer"),
         (llava("", "b"), 0, "empty text"),
         (llava("a", "\udfff"), 0, "broken text"),
-        (llava("a", "b", "c"), 0, "no answer"),
+        (llava("a"), 0, "no answer"),
         (llava("<image>", "b"), 2, "image count mismatch"),
+        (llava("<image>\na", "b"), 0, "image count mismatch"),
+        (llava("a", "b", "<image>\nc"), 1, "image without placeholder"),
+        (llava("a", "b"), 1, "image without placeholder"),
     ],
 )
 def test_reasons(conversations, num_images, reason):
     with pytest.raises(SampleError) as error:
         parse_conversation(conversations, num_images)
     assert error.value.reason == reason
+
+
+SYSTEM = {"from": "system", "value": ""}
+USER = [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]
+ROLE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("conversations", "changes"),
+    [
+        (llava("a", "b"), ()),
+        (USER, ("user and assistant",)),
+        (ROLE, ("role and content",)),
+        ([SYSTEM, *USER], ("user and assistant", "system turn dropped")),
+        ([{"role": "system", "content": "Be short."}, *ROLE], ("role and content", "system turn dropped")),
+        (llava("x", "y", "a", "b")[1:], ("leading answer dropped",)),
+        (llava("a", "b", "c"), ("trailing question dropped",)),
+        ([SYSTEM, *llava("", " ", "a", "b", "")[1:]], tuple(f"{what} dropped" for what in DROPPED)),
+    ],
+)
+def test_what_the_loaders_of_llava_accept(conversations, changes):
+    """LLaVA's train.py drops a first turn that is not human's and learns nothing from a last question; LLaVA-NeXT's
+    takes role and content and every role's own name. What is dropped is not looked at, except for its role."""
+    assert parse_conversation(conversations, 0) == Conversation((Turn("user", "a"), Turn("assistant", "b")), changes)
+
+
+def test_image_in_the_text_of_a_sample_without_images():
+    """As text where it stands inside a line; on a line of its own it asks about a picture that is missing."""
+    conversations = llava("What does <image> do in HTML?", "Nothing: <image>.", "Why?", "It is obsolete.")
+    parsed = parse_conversation(conversations, 0)
+    assert [turn.text for turn in parsed.turns] == [entry["value"] for entry in conversations]
+    assert [turn.text_only for turn in parsed.turns] == [True, False, False, False]
+    assert parsed.changes == ("<image> as text",) and sum(turn.images for turn in parsed.turns) == 0
+    assert [Turn(**turn.stored()) for turn in parsed.turns] == list(parsed.turns)
+    for text in ("<image>\nWhat?", "What?\n <image>", "<image>", "First: <image>, then\n<image>\n"):
+        with pytest.raises(SampleError, match="<image> in the questions, but 0 images"):
+            parse_conversation(llava(text, "x"), 0)
 
 
 def test_values_in_messages_are_short():

@@ -62,7 +62,7 @@ def test_parts_give_the_ids_of_training(name, template, kind):
     for content, text in CONVERSATIONS[name]:
         messages += [{"role": "user", "content": content}, {"role": "assistant", "content": [said(" Yes. ")]}]
         values += [{"from": "human", "value": text}, {"from": "gpt", "value": "Yes."}]
-    turns = parse_conversation(values, sum(value["value"].count("<image>") for value in values))
+    turns = parse_conversation(values, sum(value["value"].count("<image>") for value in values)).turns
     expected = renderer(kind, template).render(turns).tokens.tolist()
     assert written(kind, template, messages)["input_ids"] == expected
     as_texts = [{"role": turn.role, "content": turn.text} for turn in turns]

@@ -36,7 +36,7 @@ def llava(*values):
 
 
 def conversation(*texts, images=1):
-    return parse_conversation(llava(*texts), images)
+    return parse_conversation(llava(*texts), images).turns
 
 
 def apply(tokenizer, template, texts, **options):
@@ -345,3 +345,16 @@ def test_mistral_equals_mistrals_own_encoder(tmp_path):
     messages = [(UserMessage, AssistantMessage)[i % 2](content=text) for i, text in enumerate(texts)]
     expected = MistralTokenizer.v1().instruct_tokenizer.encode_instruct(InstructRequest(messages=messages)).tokens
     assert Renderer(ours, "mistral").render(conversation(*texts, images=0)).tokens.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", CHAT)
+def test_image_as_text_of_a_sample_without_images(template, kind):
+    """The ids are those of any other text: none is an image's, and what they say is what was asked."""
+    tokenizer = family_tokenizer(kind)
+    turns = conversation("Is <image> a tag?", "Yes: <image>.", "Sure?", "Yes.", images=0)
+    encoded = renderer(kind, template).render(turns)
+    assert tokenizer.convert_tokens_to_ids("<image>") not in encoded.tokens
+    said = [tokenizer.decode(tokens) for tokens in (encoded.tokens, encoded.tokens[encoded.loss])]
+    assert said[0].count("<image>") == 2 and said[1].count("<image>") == 1
+    assert not encoded.instruction.any()

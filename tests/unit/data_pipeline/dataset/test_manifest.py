@@ -49,7 +49,7 @@ def test_other_version_and_other_folder(damaged):
     file = damaged / "dataset.json"
     info = json.loads(file.read_text())
     file.write_text(json.dumps(info | {"format_version": 9}))
-    with pytest.raises(ValueError, match=rf"{file}: key format_version is 9, this program reads 2"):
+    with pytest.raises(ValueError, match=rf"{file}: key format_version is 9, this program reads 3"):
         Manifest.load(damaged)
     file.write_text("{")
     with pytest.raises(ValueError, match=rf"{file}: broken JSON"):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import data_pipeline.preparation.prepare as preparation
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.preparation.plan import plan_shards
-from data_pipeline.sample import BadSample
+from data_pipeline.sample import BadSample, ImageBytes
 from data_pipeline.sources.llava_json import LlavaJson
 
 
@@ -84,10 +85,11 @@ def test_folder_and_counts(prepare, tmp_path):
     info = prepare(tmp_path / "out")
     assert sorted(os.listdir(tmp_path / "out")) == ["dataset.json", "left_out.jsonl", "manifest.parquet", "shards"]
     assert info == json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert (info["format_version"], info["samples"], info["images"], info["left_out"]) == (2, 48, 48, 0)
+    assert (info["format_version"], info["samples"], info["images"], info["left_out"]) == (3, 48, 48, 0)
+    nothing = {"left_out": 0, "left_out_by_reason": {}, "renamed": 0, "accepted_with_change": {}}
     assert info["sources"] == {
-        "llava": {"samples": 24, "published": 25, "left_out": 0, "left_out_by_reason": {}, "renamed": 0},
-        "other.set": {"samples": 24, "published": None, "left_out": 0, "left_out_by_reason": {}, "renamed": 0},
+        "llava": {"samples": 24, "published": 25, **nothing},
+        "other.set": {"samples": 24, "published": None, **nothing},
     }
     assert info["chat_template"] == "llama3" and info["shard_folder"] == "."
     names = [f"shards/{name}-{number:06d}.tar" for name in ("llava", "other_set") for number in range(4)]
@@ -248,6 +250,37 @@ def test_bad_samples_are_listed_and_counted(prepare, open_sources, tmp_path, num
         for i in (3, 20)
     ]
     assert len(Manifest.load(tmp_path / "out")) == 46
+
+
+def test_samples_accepted_with_a_change_are_counted(prepare, open_sources, tmp_path):
+    """Each kind by source, over shards and tasks; not for samples that are left out afterwards."""
+    first, second = open_sources()
+
+    def changed(*kinds):
+        return lambda index: dataclasses.replace(first[index], changes=kinds)
+
+    unread = dataclasses.replace(first[8], images=(ImageBytes("empty", b""),), changes=("no id",))
+    happening = {3: changed("no id"), 9: changed("no id", "empty image"), 20: changed("no id"), 8: lambda _: unread}
+    sources = [Wrapped(first, happening), Wrapped(second, {1: changed("images")})]
+    for task in range(2):
+        info = prepare(tmp_path / "out", sources, on_bad_sample="skip", task=task, num_tasks=2)
+    assert info["sources"]["llava"]["accepted_with_change"] == {"no id": 3, "empty image": 1}
+    assert info["sources"]["other.set"]["accepted_with_change"] == {"images": 1}
+    assert info["accepted_with_change"] == {"no id": 3, "empty image": 1, "images": 1}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_sample_that_cannot_be_read_is_left_out(prepare, llava_folder, tmp_path, num_workers):
+    """An image that the disk does not give, a name too long: the sample's fault, not the shard's."""
+    records = json.loads((llava_folder / "data.json").read_text())
+    records[3]["image"], records[20]["image"] = "x" * 300, "data:image/png;base64,AAAA"
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    source = LlavaJson(tmp_path / "data.json", llava_folder / "images", "llava")
+    info = prepare(tmp_path / "out", [source], on_bad_sample="skip", max_left_out=0.1, num_workers=num_workers)
+    assert info["left_out_by_reason"] == {"unreadable image": 1, "not an image": 1}
+    lines = [json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["s3", "s20"]
+    assert all(f"{tmp_path}/data.json: sample '{line['id']}' (entry " in line["message"] for line in lines)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -107,6 +107,7 @@ def test_left_out_renamed_and_published(arguments, llava_folder, tmp_path, capsy
     """A set with a published number, of which one file is missing and one id stands twice."""
     records = json.loads((llava_folder / "data.json").read_text())
     records[1]["id"], records[2]["image"] = "s0", "nothing.jpg"
+    del records[3]["id"], records[4]["id"]
     (tmp_path / "blip_laion_cc_sbu_558k.json").write_text(json.dumps(records))
     shutil.copytree(llava_folder / "images", tmp_path / "images")
     arguments[1] = f"llava_pretrain={tmp_path}"
@@ -114,6 +115,7 @@ def test_left_out_renamed_and_published(arguments, llava_folder, tmp_path, capsy
     out, err = capsys.readouterr()
     row = out.splitlines()[1].split()
     assert row[1:8] == ["24", "558,128", "-558,104", "1", "23", "1", "1"]
+    assert "changed in llava_pretrain: 2 x no id" in out
     assert "left out of llava_pretrain: 1 x missing image" in out and f"; 1 left out, see {tmp_path}/out/left_o" in out
     assert "warning: llava_pretrain has 24 records, but 558,128 are published: " in err
 

@@ -1,5 +1,8 @@
+import errno
+import gzip
 import json
 import multiprocessing
+import shutil
 import tracemalloc
 
 import pytest
@@ -148,3 +151,48 @@ def test_read_json(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [1, 2]')
     with pytest.raises(ValueError, match=r"a\.json: line 1 column 13: broken JSON"):
         read_json(tmp_path / "a.json")
+
+
+LISTED = [{"id": 1, "text": "Größe"}, {"id": 2}]
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.ndjson", "a.json.gz", "a.jsonl.gz", "A.NDJSON.GZ"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_forms_of_files(name, mark, chunk, tmp_path, monkeypatch):
+    """Lists and lines, with a byte order mark (as Windows writes it) and without, packed and not."""
+    monkeypatch.setattr(json_reader, "CHUNK_BYTES", chunk)
+    is_list = ".json" in name.removesuffix(".gz")[-5:]
+    text = json.dumps(LISTED, ensure_ascii=False) if is_list else "\r\n".join(map(json.dumps, LISTED))
+    content = mark + text.encode()
+    assert scan(tmp_path / name, gzip.compress(content) if name.lower().endswith(".gz") else content) == LISTED
+
+
+def test_a_broken_gzip_file_is_named(tmp_path):
+    packed = gzip.compress(json.dumps(LISTED * 500).encode())
+    for content in (packed[:-20], b"[]", packed[:40] + bytes(20) + packed[60:], b""):
+        with pytest.raises(ValueError, match=r"a\.json\.gz: (not a whole gzip file|line 1 column 1: broken JSON)"):
+            scan(tmp_path / "a.json.gz", content)
+    with pytest.raises(ValueError, match=r"none\.json\.gz: cannot be unpacked \(No such file or directory\)"):
+        JsonRecords(tmp_path / "none.json.gz", print)
+
+
+def test_a_gzip_file_without_room_to_unpack(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(
+        ValueError, match=r"a\.json\.gz: cannot be unpacked \(No space left on device; set TMPDIR to a "
+    ):
+        scan(tmp_path / "a.json.gz", gzip.compress(b"[]"))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_file_larger_than_memory(name, tmp_path):
+    """Sparse, as a broken copy can be: it takes no room on the disk."""
+    with open(tmp_path / name, "wb") as file:
+        file.write(b'[{"id": 1}')
+        file.truncate(1 << 42)
+    with pytest.raises(ValueError, match=rf"{name}: line 1"):
+        JsonRecords(tmp_path / name, lambda record: None)

@@ -1,8 +1,12 @@
+import base64
+import errno
 import json
+import os
 
 import pytest
 
-from data_pipeline.sample import BadSample, ImageFile, Sample, sample_key
+from data_pipeline.errors import SampleError
+from data_pipeline.sample import MAX_IMAGE_BYTES, BadSample, ImageFile, Sample, sample_key
 from data_pipeline.sources.base import number_duplicates
 from data_pipeline.sources.llava_json import LlavaJson
 
@@ -62,7 +66,33 @@ BAD = {
         "unknown role",
         "key conversations[0].from: expected human or gpt, not 'bot'",
     ),
-    "no answer": ({"conversations": LOOK[:1]}, "no answer", "the last question has no answer: '<image>"),
+    "no placeholder": (
+        {"conversations": TALK},
+        "image without placeholder",
+        "0 <image> in the questions, but 1 images",
+    ),
+    "images without placeholder": (
+        {"image": None, "images": ["a.jpg"], "conversations": TALK},
+        "image without placeholder",
+        "0 <image> in the questions, but 1 images",
+    ),
+    "image and images": ({"images": ["a.jpg"]}, "bad record", "keys image and images: expected one of them"),
+    "placeholder without image": ({"image": ""}, "image count mismatch", "1 <image> in the questions, but 0 images"),
+    "video": ({"video": "a.mp4"}, "video", "key video: only images are read, not 'a.mp4'"),
+    "videos": ({"videos": ["a.mp4"]}, "video", "key videos: only images are read, not ['a.mp4']"),
+    "audio": ({"audio": "a.wav"}, "audio", "key audio: only images are read, not 'a.wav'"),
+    "long image name": ({"image": "x" * 300 + ".jpg"}, "unreadable image", "in {folder}/images: File name too long"),
+    "not base64": (
+        {"image": "data:image/png;base64,a?b="},
+        "bad data URI",
+        "'data:image/png;base64,a?b=' is not base64",
+    ),
+    "other data URI": (
+        {"image": "data:text/plain,hello"},
+        "bad data URI",
+        "expected data:...;base64,... and not 'data:",
+    ),
+    "no answer": ({"conversations": LOOK[:1]}, "no answer", "no answer to the last question: "),
     "no conversation": ({"conversations": None}, "no conversation", "expected a list of turns, not None"),
 }
 
@@ -79,12 +109,87 @@ def test_bad_sample_names_file_id_key_and_value(name, folder):
     assert message.format(folder=folder) in bad.message
 
 
-def test_sample_without_usable_id(folder):
-    bad = list(open_records(folder, [{"conversations": TALK}, {"id": True}, [1], {"id": ""}, {"id": "\ud800"}]))
-    assert [sample.id for sample in bad] == ["entry 0", "entry 1", "entry 2", "entry 3", "entry 4"]
-    assert [sample.reason for sample in bad] == ["no id", "no id", "bad record", "no id", "no id"]
-    assert bad[0].message == f"{folder}/data.json: entry 0: key id: expected a text or a whole number, not None"
-    assert "not True" in bad[1].message and "expected an object, not list" in bad[2].message
+def test_a_sample_without_an_id_is_named_by_its_place(folder):
+    """Counted lines of .jsonl, blank ones too; entries of a list. The same in every run, whatever stands behind."""
+    talk = {"conversations": TALK}
+    records = [talk, talk | {"id": True}, [1], talk | {"id": "\ud800"}, talk | {"id": None, "sample_id": 7}]
+    source = open_records(folder, records)
+    assert [sample.id for sample in source] == [*(f"data.json:{number}" for number in range(4)), "7"]
+    assert [getattr(sample, "changes", "bad") for sample in source] == [
+        ("no id",),
+        ("no id",),
+        "bad",
+        ("no id",),
+        ("sample_id",),
+    ]
+    assert source[2].message.startswith(
+        f"{folder}/data.json: sample 'data.json:2' (entry 2): expected an object, not l"
+    )
+    (folder / "a.jsonl").write_text("\n" + "\n\n".join(map(json.dumps, records)))
+    lines = LlavaJson(folder / "a.jsonl", folder / "images", "set")
+    assert [sample.id for sample in lines] == ["a.jsonl:2", "a.jsonl:4", "a.jsonl:6", "a.jsonl:8", "7"]
+    assert lines[2].message.startswith(f"{folder}/a.jsonl: sample 'a.jsonl:6' (line 6): expected an object")
+
+
+CHANGED = {
+    "empty text": ({"image": "", "conversations": TALK}, ("empty image",)),
+    "null": ({"image": None, "conversations": TALK}, ("empty image",)),
+    "empty list": ({"images": [], "conversations": TALK}, ("empty image",)),
+    "images": ({"images": ["a.jpg"], "conversations": LOOK}, ("images",)),
+    "no video": ({"image": "a.jpg", "video": None, "videos": [], "conversations": LOOK}, ()),
+    "trailing question": ({"image": "a.jpg", "conversations": LOOK + TALK[:1]}, ("trailing question dropped",)),
+    "literal": ({"conversations": [{"from": "human", "value": "Is <image> a tag?"}, TALK[1]]}, ("<image> as text",)),
+    "all": (
+        {"sample_id": "x7", "id": None, "image": "", "conversations": [*TALK, {"from": "user", "value": "?"}]},
+        ("sample_id", "empty image", "user and assistant", "trailing question dropped"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_accepted_with_a_change(name, folder):
+    change, expected = CHANGED[name]
+    (sample,) = open_records(folder, [{"id": "x7"} | change])
+    assert isinstance(sample, Sample), sample
+    assert (sample.id, sample.changes) == ("x7", expected)
+    assert len(sample.images) == sum(turn.images for turn in sample.turns)
+
+
+def test_image_in_a_data_uri(folder):
+    uri = "data:image/jpeg;base64," + base64.b64encode(b"the bytes").decode()
+    (sample,) = open_records(folder, [{"id": "x7", "image": uri, "conversations": LOOK}])
+    assert sample.images[0].read() == b"the bytes" and sample.changes == ()
+    assert sample.images[0].name == f"in key image of {folder}/data.json: sample 'x7' (entry 0)"
+
+
+def test_an_image_larger_than_memory(folder):
+    """A sparse file takes no room on the disk."""
+    with open(folder / "images/a.jpg", "wb") as file:
+        file.truncate(1 << 42)
+    (sample,) = open_records(folder, [{"id": "x7", "image": "a.jpg", "conversations": LOOK}])
+    message = rf"image {folder}/images/a\.jpg: {1 << 42} bytes, more than {MAX_IMAGE_BYTES}"
+    with pytest.raises(SampleError, match=message) as error:
+        sample.images[0].read()
+    assert error.value.reason == "too many bytes"
+
+
+def test_a_file_that_fails_while_it_is_read_is_the_samples_fault(folder, monkeypatch):
+    source = open_records(folder, [{"id": "x7", "conversations": TALK}])
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    (bad,) = source
+    message = f"{folder}/data.json: sample 'x7' (entry 0): cannot be read (Input/output error)"
+    assert (bad.reason, bad.message) == ("unreadable sample", message)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered(folder):
+    (folder / "images/sub").chmod(0)
+    (bad,) = open_records(folder, [{"id": "x7", "image": "sub/b.jpg", "conversations": LOOK}])
+    assert bad.reason == "unreadable image" and "'sub/b.jpg' in " in bad.message and "Permission" in bad.message
 
 
 def test_duplicate_ids_are_numbered(folder):
