@@ -4,7 +4,6 @@ Shapes: n samples; I images of all samples together.
 """
 
 import hashlib
-import json
 import posixpath
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,8 @@ from numpy.typing import NDArray
 
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.config import ImageGeometry
+from data_pipeline.dataset.dataset_file import DATASET, named, read_dataset_file
 from data_pipeline.dataset.storage import Storage
-
-FORMAT_VERSION = 3
-"""Version of the files that ``prepare`` writes and ``Manifest`` reads."""
 
 SCHEMA = pa.schema(
     [
@@ -93,14 +90,18 @@ class Manifest:
             OSError: the storage does not answer.
         """
         storage = Storage(str(folder))
-        info = _read_info(storage)
+        try:
+            info = read_dataset_file(storage)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            hint = f"is {storage.folder} a data set that tools/prepare_data.py has finished?"
+            raise ValueError(f"{storage.place(DATASET)}: no such file; {hint}") from error
         file = storage.place("manifest.parquet")
         try:
             content = storage.read("manifest.parquet")
         except FileNotFoundError as error:
             raise ValueError(f"{file}: no such file; prepare the data set again") from error
         except OSError as error:
-            raise _unread(file, error) from error
+            raise named(file, error) from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != info["manifest_sha256"]:
             raise ValueError(
@@ -158,33 +159,6 @@ class Manifest:
     def text_only_tokens(self) -> NDArray[np.int64]:
         """int64 [n], tokens of each sample that are not images; with its visual tokens they are its sequence."""
         return self.text_tokens - np.diff(self.first_image)
-
-
-def _unread(file: str, error: OSError) -> OSError:
-    """With the file's name; what may pass and what does not stay different."""
-    kind = PermissionError if isinstance(error, PermissionError) else OSError
-    return kind(f"{file}: cannot be read ({error})")
-
-
-def _read_info(storage: Storage) -> dict[str, Any]:
-    file = storage.place("dataset.json")
-    try:
-        info = json.loads(storage.read("dataset.json"))
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{file}: no such file; is {storage.folder} a data set that tools/prepare_data.py has finished?"
-        ) from error
-    except OSError as error:
-        raise _unread(file, error) from error
-    except ValueError as error:
-        raise ValueError(f"{file}: broken JSON: {error}") from error
-    version = info.get("format_version") if isinstance(info, dict) else None
-    if version != FORMAT_VERSION:
-        raise ValueError(f"{file}: key format_version is {version!r}, this program reads {FORMAT_VERSION}")
-    for name in info["shard_bytes"]:
-        if posixpath.isabs(name) or ".." in name.split("/"):
-            raise ValueError(f"{file}: key shard_bytes: {name!r} leaves the folder of the shards")
-    return info
 
 
 def _join(folder: str, relative: str) -> str:

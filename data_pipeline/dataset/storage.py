@@ -53,7 +53,10 @@ class Storage:
             OSError: it cannot be read.
         """
         if self.is_local:
-            return Path(self.folder, name).read_bytes()
+            try:
+                return Path(self.folder, name).read_bytes()
+            except MemoryError as error:
+                raise OSError("it does not fit into memory") from error
         filesystem, root = self._filesystem()
         return _again(lambda: filesystem.cat_file(f"{root}/{name}"))
 

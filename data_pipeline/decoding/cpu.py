@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_pipeline.anyres import TilePlan, make_tiles, plan_tiles
 from data_pipeline.config import ImageGeometry
-from data_pipeline.decoding.pillow import load_rgb
+from data_pipeline.decoding.pillow import load_rgb, out_of_memory
 from data_pipeline.decoding.probe import format_of, open_image
 from data_pipeline.errors import SampleError
 
@@ -45,6 +45,8 @@ def decode(data: bytes, name: str, max_image_pixels: int) -> Tensor:
                 # Damage, however slight: Pillow decides whether the file is usable, so that every path keeps and
                 # refuses the same files.
                 pass
+            except MemoryError as error:
+                raise out_of_memory(image, name) from error
         return load_rgb(image, name)
 
 

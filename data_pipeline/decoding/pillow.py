@@ -1,6 +1,7 @@
 """Decoding with Pillow: the reference for every other path, and the last word on what is damaged.
 
-Reasons of the errors: those of ``probe``, and ``truncated image``, ``damaged image``, ``unsupported pixels``.
+Reasons of the errors: those of ``probe``, and ``truncated image``, ``damaged image``, ``unsupported pixels``, ``not
+enough memory``.
 """
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from data_pipeline.decoding.named_warnings import named_warnings
 from data_pipeline.decoding.probe import open_image
 from data_pipeline.errors import SampleError
 
@@ -36,12 +38,20 @@ def load_rgb(image: Image.Image, name: str) -> Tensor:
     if image.mode == "F":
         raise SampleError("unsupported pixels", f"image {name}: floating-point pixels have no defined range")
     try:
-        rgb = np.array(_to_rgb(image))
+        with named_warnings(name):
+            rgb = np.array(_to_rgb(image))
+    except MemoryError as error:
+        raise out_of_memory(image, name) from error
     except Exception as error:  # damaged files make Pillow's decoders raise almost anything
         truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
         reason = "truncated image" if truncated else "damaged image"
         raise SampleError(reason, f"image {name}: cannot be decoded ({error})") from error
     return torch.from_numpy(rgb).permute(2, 0, 1)
+
+
+def out_of_memory(image: Image.Image, name: str) -> SampleError:
+    """The error of an image whose pixels find no room."""
+    return SampleError("not enough memory", f"image {name}: {image.width}x{image.height} pixels do not fit into memory")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

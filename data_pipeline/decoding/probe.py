@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from data_pipeline.decoding.named_warnings import named_warnings
 from data_pipeline.errors import SampleError
 
 MAX_IMAGE_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -59,7 +60,8 @@ def open_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
     if not data:
         raise SampleError("empty image", f"image {name}: the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        with named_warnings(name):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise SampleError("too many pixels", f"image {name}: {error}") from error
     except Exception as error:  # damaged headers make Pillow's parsers raise almost anything

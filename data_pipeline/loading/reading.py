@@ -1,6 +1,6 @@
 """From the samples of a row to the packed row: reading, tokens, tiles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,10 @@ class ReadSample:
     """Without tiles."""
     images: list[bytes]
 
+    def named_images(self) -> list[tuple[str, bytes]]:
+        """Name and bytes of every image, in order."""
+        return [(f"{number} of {self.encoded.id}", data) for number, data in enumerate(self.images)]
+
 
 @dataclass(kw_only=True)
 class ReadRow:
@@ -36,8 +40,7 @@ class ReadRow:
 
     def images(self) -> list[tuple[str, bytes]]:
         """Name and bytes of every image of the row, in order."""
-        samples = self.samples
-        return [(f"{i} of {sample.encoded.id}", data) for sample in samples for i, data in enumerate(sample.images)]
+        return [image for sample in self.samples for image in sample.named_images()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,8 @@ class RowReader:
         self.shards = ShardReader(manifest, data.cache_dir, cache_bytes)
         self.geometry, self.manifest, self.renderer = geometry, manifest, renderer
         self.skips = data.on_bad_sample == "skip"
+        self.at: Callable[[int], None] = lambda index: None
+        """Called with the index in the manifest of each sample before it is read, and before it is decoded."""
 
     def read(self, indices: Sequence[int]) -> ReadRow:
         """Read the samples and encode their texts.
@@ -72,6 +77,7 @@ class RowReader:
         """
         row = ReadRow()
         for index in indices:
+            self.at(index)
             try:
                 row.samples.append(self._read(index))
             except SampleError as error:
@@ -108,7 +114,11 @@ class RowReader:
             SampleError: a sample cannot be used, and bad samples are errors.
         """
         read = self.read(indices)
-        return self.finish(read, [self._tiles(name, data) for name, data in read.images()])
+        tiles: list[Tensor | SampleError] = []
+        for sample in read.samples:
+            self.at(sample.index)
+            tiles += [self._tiles(name, data) for name, data in sample.named_images()]
+        return self.finish(read, tiles)
 
     def _tiles(self, name: str, data: bytes) -> Tensor | SampleError:
         try:

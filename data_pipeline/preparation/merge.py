@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.dataset.manifest import FORMAT_VERSION, SCHEMA
+from data_pipeline.dataset.dataset_file import DATASET, FORMAT_VERSION
+from data_pipeline.dataset.manifest import SCHEMA
 from data_pipeline.preparation.left_out import LEFT_OUT, LeftOutTally
 from data_pipeline.preparation.part import PARTS, part_file, read_summary
 from data_pipeline.preparation.plan import PlannedShard
 from data_pipeline.preparation.written_aside import written_aside
 from data_pipeline.sources.base import Source
 
-DATASET = "dataset.json"
 MANIFEST = "manifest.parquet"
 
 ROWS_PER_GROUP = 1 << 16

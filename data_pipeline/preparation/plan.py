@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_pipeline.conversations.rendering import Renderer
-from data_pipeline.dataset.manifest import FORMAT_VERSION
+from data_pipeline.dataset.dataset_file import FORMAT_VERSION
 from data_pipeline.sources.base import Source
 
 

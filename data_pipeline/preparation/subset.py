@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from data_pipeline.dataset.dataset_file import DATASET
 from data_pipeline.dataset.manifest import SCHEMA, Manifest
 from data_pipeline.preparation.left_out import LEFT_OUT
-from data_pipeline.preparation.merge import DATASET, MANIFEST, ROWS_PER_GROUP
+from data_pipeline.preparation.merge import MANIFEST, ROWS_PER_GROUP
 
 _STREAM = 1 << 63
 """Second word of the Philox key, which is 0 for the order of samples: the two never use the same stream."""

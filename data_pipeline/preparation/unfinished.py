@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.preparation.merge import DATASET
+from data_pipeline.dataset.dataset_file import DATASET, read_dataset_file
+from data_pipeline.dataset.storage import Storage
 from data_pipeline.preparation.part import PARTS, PartSummary, part_file, read_summary
 from data_pipeline.preparation.plan import PlannedShard, settings_differences
 from data_pipeline.preparation.written_aside import written_aside
@@ -33,11 +34,10 @@ class UnfinishedFolder:
         """``dataset.json``, where the data set is finished.
 
         Raises:
-            ValueError: it is another data set.
+            ValueError: it is another data set, or ``dataset.json`` is broken.
         """
-        file = self.folder / DATASET
         try:
-            info = _read(file)
+            info = read_dataset_file(Storage(str(self.folder)))
         except (FileNotFoundError, NotADirectoryError):
             return None
         self._compare(info.get("settings", {}), f"{self.folder}: a finished data set is there, and")
@@ -59,7 +59,7 @@ class UnfinishedFolder:
         for name in (PARTS, SHARDS):
             (self.folder / name).mkdir(exist_ok=True)
         if not plan.exists():
-            with written_aside(plan, self.folder / PARTS) as aside:
+            with written_aside(plan, self.folder / PARTS, first_wins=True) as aside:
                 aside.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
         self._compare(_read(plan), f"{self.folder}: a data set was begun there, and")
 

@@ -83,9 +83,10 @@ class Ai2d(MultipleChoice):
 def _test_ids(file: Path) -> set[str]:
     try:
         return set(file.read_text(encoding="utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, MemoryError) as error:
+        why = "too large" if isinstance(error, MemoryError) else error
         raise ValueError(
-            f"{file}: cannot be read ({error}); it names the benchmark's images, which training leaves out. "
+            f"{file}: cannot be read ({why}); it names the benchmark's images, which training leaves out. "
             "Get it from the authors, or take every question with split=all"
         ) from error
 

@@ -6,6 +6,7 @@ from PIL import Image
 from data_pipeline.anyres import visual_token_count
 from data_pipeline.config import ImageGeometry
 from data_pipeline.conversations.rendering import Renderer
+from data_pipeline.dataset import dataset_file
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
@@ -66,4 +67,40 @@ def test_shards_outside_their_folder_are_refused(damaged, name):
     info["shard_bytes"][name] = 1
     file.write_text(json.dumps(info))
     with pytest.raises(ValueError, match=rf"{file}: key shard_bytes: '{name}' leaves the folder of the shards"):
+        Manifest.load(damaged)
+
+
+@pytest.mark.parametrize("key", sorted(dataset_file._KEYS))
+def test_a_missing_or_wrong_key_is_named(damaged, key):
+    file = damaged / "dataset.json"
+    info = json.loads(file.read_text())
+    file.write_text(json.dumps(info | {key: None}))
+    with pytest.raises(ValueError, match=rf"{file}: key {key}: expected (a text|a whole number|an object), not None"):
+        Manifest.load(damaged)
+    del info[key]
+    file.write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=rf"{file}: there is no key {key}; prepare the data set again"):
+        Manifest.load(damaged)
+
+
+def test_a_missing_key_of_a_source_is_named(damaged):
+    file = damaged / "dataset.json"
+    for key in sorted(dataset_file._SOURCE_KEYS):
+        info = json.loads((file).read_text())
+        del info["sources"]["llava"][key]
+        broken = damaged.with_name(f"broken-{key}")
+        broken.mkdir()
+        (broken / "dataset.json").write_text(json.dumps(info))
+        with pytest.raises(ValueError, match=rf"dataset\.json: there is no key sources\.llava\.{key}; prepare"):
+            Manifest.load(broken)
+    file.write_text("[]")
+    with pytest.raises(ValueError, match=rf"{file}: expected an object, not \[\]"):
+        Manifest.load(damaged)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "manifest.parquet"])
+def test_a_file_larger_than_memory_is_named(damaged, name):
+    with open(damaged / name, "r+b") as file:
+        file.truncate(1 << 42)  # sparse: it takes no room on the disk
+    with pytest.raises(OSError, match=rf"{damaged / name}: cannot be read \(it does not fit into memory\)"):
         Manifest.load(damaged)

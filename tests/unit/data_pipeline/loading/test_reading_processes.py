@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,6 +8,8 @@ import time
 import pytest
 import torch
 
+from data_pipeline.loading import reading_processes
+from data_pipeline.loading.reading_processes import ReadingProcesses
 from tests.processes import all_end
 from tests.unit.data_pipeline.loading.loader_steps import same_steps, steps
 
@@ -66,13 +69,72 @@ def test_trainer_can_end_a_worker(make):
     assert worker.exitcode == 0
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(make):
+NAMED = r"a reading process died \(killed by SIGKILL while it read {}\); if the system .* use fewer data\.num_workers"
+S9 = r".*/shards/llava-000001\.tar: sample 's9' of llava"
+
+
+@pytest.fixture
+def make_processes(make):
+    """Reading processes with a reader in which something happens at samples 3 and 9."""
+    made = []
+
+    def call(happening, moment="_read", num_workers=2, **options):
+        reader = make().reader
+        original = getattr(reader, moment)
+
+        def happens(what, *rest):
+            sample = {"0 of s3": 3, "0 of s9": 9}.get(what, what)
+            if sample in (3, 9):
+                happening(sample)
+            return original(what, *rest)
+
+        setattr(reader, moment, happens)
+        made.append(ReadingProcesses(reader, num_workers, **{"decodes": True, "pin_memory": False} | options))
+        return made[-1]
+
+    yield call
+    for processes in made:
+        processes.close()
+
+
+def kill_at_9(sample):
+    """Sample 3 is still being read then."""
+    time.sleep(60) if sample == 3 else os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("options", [{}, {"decodes": False}, {"moment": "_tiles"}, {"pin_memory": True}])
+def test_a_killed_worker_names_what_it_read(make_processes, options):
+    """Whether it reads or decodes, for DALI or with pinned memory; not what another one was at meanwhile."""
+    processes = make_processes(kill_at_9, **options)
+    rows = [processes.submit(row) for row in ([2, 3], [8, 9, 10])]
+    for row in reversed(rows):
+        with pytest.raises(RuntimeError, match=NAMED.format(S9)):
+            row.result()
+    with pytest.raises(RuntimeError, match=NAMED.format(S9)):
+        processes.submit([0])
+
+
+def test_a_worker_killed_while_it_waits(make):
+    """Whether the loader finds out when it asks for a row or when it has one."""
     loader = make(num_workers=1)
     steps(loader, 1)
     (worker,) = multiprocessing.active_children()
+    time.sleep(0.5)  # what it reads ahead is read
     worker.kill()
-    with pytest.raises(RuntimeError, match=r"a reading process died.*use fewer data\.num_workers"):
+    with pytest.raises(RuntimeError, match=NAMED.format("(nothing|.*/shards/.*: sample '.*' of llava)")):
         steps(loader, 20)
+
+
+def test_workers_that_die_at_their_start(make_processes, monkeypatch):
+    monkeypatch.setattr(reading_processes, "_leave_signals_to", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError, match=r"a reading process died as it started; .* use fewer data\.num_workers"):
+        make_processes(kill_at_9)
+
+
+def test_a_worker_that_exits_is_named_with_its_code(make_processes):
+    processes = make_processes(lambda _: os._exit(3))
+    with pytest.raises(RuntimeError, match=rf"a reading process died \(exit code 3 while it read {S9}\)"):
+        processes.submit([9]).result()
 
 
 def test_workers_end_with_a_killed_trainer(config, tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -13,6 +14,7 @@ import data_pipeline.preparation.prepare as preparation
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.preparation.plan import plan_shards
+from data_pipeline.preparation.unfinished import UnfinishedFolder
 from data_pipeline.sample import BadSample, ImageBytes
 from data_pipeline.sources.llava_json import LlavaJson
 
@@ -220,6 +222,43 @@ def test_other_settings_are_refused(prepare, open_sources, llava_folder, tmp_pat
     prepare(tmp_path / "out")
     with pytest.raises(ValueError, match=r"out: a finished data set is there, and .*: samples_per_shard was 7, now 8"):
         prepare(tmp_path / "out", samples_per_shard=8)
+
+
+def test_settings_of_two_that_begin_at_once(tmp_path):
+    """One of them may go on, whichever it is; the plan is that one's, from the moment it is there."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    passed = context.RawArray("b", 4 * 25)
+
+    def begin(number):
+        for attempt in range(25):
+            settings = {"samples_per_shard": number, "sources": {}, "filling": "x" * 100_000}
+            folder = UnfinishedFolder(folder=tmp_path / str(attempt), shards=[], settings=settings)
+            barrier.wait()
+            with contextlib.suppress(ValueError):
+                folder.begin()
+                passed[4 * attempt + number] = True
+
+    processes = [context.Process(target=begin, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    for attempt in range(25):
+        winners = [number for number in range(4) if passed[4 * attempt + number]]
+        assert len(winners) == 1
+        plan = json.loads((tmp_path / str(attempt) / "plan.json").read_text())
+        assert plan["samples_per_shard"] == winners[0]
+        assert os.listdir(tmp_path / str(attempt) / "parts") == []
+
+
+def test_finished_without_a_key_is_refused_by_its_name(prepare, tmp_path):
+    info = prepare(tmp_path / "out")
+    del info["shard_bytes"]
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match=r"out/dataset\.json: there is no key shard_bytes"):
+        prepare(tmp_path / "out")
 
 
 def test_finished_is_left_alone(prepare, reference, tmp_path):
