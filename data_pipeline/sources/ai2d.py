@@ -38,6 +38,7 @@ class Ai2d(MultipleChoice):
         folder: Path,
         *,
         file: str | None = None,
+        images: str = ".",
         split: str = "train",
         abc_questions: str = "use",
         name: str = "ai2d",
@@ -47,6 +48,8 @@ class Ai2d(MultipleChoice):
         Args:
             folder: see the class.
             file: ``questions`` or the .jsonl, where both are there.
+            images: where ``images`` and ``abc_images`` are, or what the paths of the .jsonl are relative to; itself
+                relative to the folder.
             split: ``train`` leaves out the questions about the images of ``ai2d_test_ids.csv``; ``all`` has every one.
             abc_questions: ``use`` or ``leave_out`` the questions about lettered diagrams; without them there is no
                 published count.
@@ -63,11 +66,12 @@ class Ai2d(MultipleChoice):
         if chosen == LLAVA_FILE:
             if split != "train" or abc_questions != "use":
                 raise ValueError(f"{folder / chosen}: split and abc_questions are for the authors' files")
-            return LlavaRecords(folder / chosen, folder, name, PUBLISHED["train"])
-        existing_folder(folder / "images", "image folder")
-        if abc_questions == "use" and not (folder / "abc_images").is_dir():
+            return LlavaRecords(folder / chosen, folder / images, name, PUBLISHED["train"])
+        pictures = folder / images
+        existing_folder(pictures / "images", "image folder")
+        if abc_questions == "use" and not (pictures / "abc_images").is_dir():
             raise ValueError(
-                f"{folder / 'abc_images'}: no such folder; it has the diagrams with letters drawn over their labels. "
+                f"{pictures / 'abc_images'}: no such folder; it has the diagrams with letters drawn over their labels. "
                 "Without it, leave out the questions about them with abc_questions=leave_out"
             )
         left_out = _test_ids(folder / TEST_IDS) if split == "train" else set()
@@ -75,7 +79,7 @@ class Ai2d(MultipleChoice):
             question
             for path, record in read_folder(folder / chosen)
             if path.name.split(".")[0] not in left_out
-            for question in _questions(path, record, folder, abc_questions == "use")
+            for question in _questions(path, record, pictures, abc_questions == "use")
         ]
         return cls(questions, name, PUBLISHED[split] if abc_questions == "use" else None)
 

@@ -19,6 +19,13 @@ class AllavaVflan(LlavaRecords):
     """
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, name: str = "allava_vflan") -> Source:
-        """Open the folder that holds ``allava_vflan``; ``file`` chooses where both files are there."""
-        return cls(folder / choose_annotations(folder, FILES, file), folder, name, PUBLISHED)
+    def open(cls, folder: Path, *, file: str | None = None, images: str = ".", name: str = "allava_vflan") -> Source:
+        """Open the folder that holds ``allava_vflan``.
+
+        Args:
+            folder: see the class.
+            file: chooses where both files are there.
+            images: what the paths in the file are relative to, itself relative to the folder.
+            name: the name under which the samples go.
+        """
+        return cls(folder / choose_annotations(folder, FILES, file), folder / images, name, PUBLISHED)

@@ -28,13 +28,14 @@ class ChartQa(ImageQuestions):
     """
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, name: str = "chartqa") -> Source:
-        """Open the data set's folder; ``file`` is ``train/train_human.json`` or the .jsonl where both are there."""
+    def open(cls, folder: Path, *, file: str | None = None, images: str | None = None, name: str = "chartqa") -> Source:
+        """Open the data set's folder; ``file`` is ``train/train_human.json`` or the .jsonl where both are there,
+        ``images`` is where the images are, if elsewhere."""
         chosen = choose_annotations(folder, ["train/train_human.json", LLAVA_FILE], file)
         if chosen == LLAVA_FILE:
-            return LlavaRecords(folder / chosen, folder, name, PUBLISHED)
+            return LlavaRecords(folder / chosen, folder / (images or "."), name, PUBLISHED)
         files = [folder / chosen, folder / "train/train_augmented.json"]
-        return cls(files, folder / "train/png", "imgname", name, PUBLISHED)
+        return cls(files, folder / (images or "train/png"), "imgname", name, PUBLISHED)
 
     def question(self, record: dict[str, Any]) -> tuple[str, str]:
         """See ``ImageQuestions``."""

@@ -40,12 +40,14 @@ class DocVqa(ImageQuestions):
     """
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, name: str = "docvqa") -> Source:
-        """Open the data set's folder; ``file`` chooses among several annotation files."""
+    def open(cls, folder: Path, *, file: str | None = None, images: str | None = None, name: str = "docvqa") -> Source:
+        """Open the data set's folder; ``file`` chooses among several annotation files, ``images`` is where the images
+        are, if elsewhere."""
         chosen = choose_annotations(folder, [*IMAGES, LLAVA_FILE], file)
         if chosen == LLAVA_FILE:
-            return LlavaRecords(folder / chosen, folder, name, PUBLISHED_LLAVA)
-        return cls([folder / chosen], folder / IMAGES[chosen], "image", name, PUBLISHED, list_key="data")
+            return LlavaRecords(folder / chosen, folder / (images or "."), name, PUBLISHED_LLAVA)
+        documents = folder / (images or IMAGES[chosen])
+        return cls([folder / chosen], documents, "image", name, PUBLISHED, list_key="data")
 
     def question(self, record: dict[str, Any]) -> tuple[str, str]:
         """See ``ImageQuestions``."""

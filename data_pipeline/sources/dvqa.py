@@ -33,6 +33,7 @@ class Dvqa(ImageQuestions):
         folder: Path,
         *,
         file: str | None = None,
+        images: str | None = None,
         images_limit: int | None = None,
         seed: int = 0,
         name: str = "dvqa",
@@ -42,6 +43,7 @@ class Dvqa(ImageQuestions):
         Args:
             folder: see the class.
             file: chooses where both annotation files are there.
+            images: where the images are, if elsewhere.
             images_limit: number of charts to draw; None is all.
             seed: of the draw.
             name: the name under which the samples go.
@@ -52,9 +54,9 @@ class Dvqa(ImageQuestions):
         chosen = choose_annotations(folder, ["train_qa.json", LLAVA_FILE], file)
         source: Source
         if chosen == LLAVA_FILE:
-            source = LlavaRecords(folder / chosen, folder, name, PUBLISHED)
+            source = LlavaRecords(folder / chosen, folder / (images or "."), name, PUBLISHED)
         else:
-            source = cls([folder / chosen], folder / "images", "image", name, PUBLISHED)
+            source = cls([folder / chosen], folder / (images or "images"), "image", name, PUBLISHED)
         return source if images_limit is None else Selection(source, images_limit, seed)
 
     def question(self, record: dict[str, Any]) -> tuple[str, str]:

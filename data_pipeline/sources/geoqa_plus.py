@@ -28,17 +28,20 @@ class GeoQaPlus(MultipleChoice):
     """
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, name: str = "geoqa_plus") -> Source:
-        """Open the data set's folder; ``file`` is ``json`` or the .jsonl where both are there."""
+    def open(
+        cls, folder: Path, *, file: str | None = None, images: str | None = None, name: str = "geoqa_plus"
+    ) -> Source:
+        """Open the data set's folder; ``file`` is ``json`` or the .jsonl where both are there, ``images`` is where the
+        images are, if elsewhere."""
         chosen = choose_annotations(folder, [LLAVA_FILE, "json"], file)
         if chosen == LLAVA_FILE:
-            return LlavaRecords(folder / chosen, folder, name, PUBLISHED_LLAVA)
-        images = existing_folder(folder / "image", "image folder")
+            return LlavaRecords(folder / chosen, folder / (images or "."), name, PUBLISHED_LLAVA)
+        image_folder = existing_folder(folder / (images or "image"), "image folder")
         questions = [
             ChoiceQuestion(
                 id=usable_id(record.get("id")) or path.stem,
                 file=path,
-                image_folder=images,
+                image_folder=image_folder,
                 image=f"{path.stem}.png",
                 question=record.get("subject"),
                 options=record.get("choices"),

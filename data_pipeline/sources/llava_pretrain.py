@@ -13,12 +13,14 @@ FILE = "blip_laion_cc_sbu_558k.json"
 class LlavaPretrain(LlavaRecords):
     """The captions of stage 1.
 
-    Layout: ``blip_laion_cc_sbu_558k.json`` and ``images/`` with the unpacked ``images.zip`` (``00000/000000012.jpg``
-    and so on; paths in the file are relative to ``images/``). Prompts: as published, a request for a description;
+    Layout: ``blip_laion_cc_sbu_558k.json``, and what ``images.zip`` unpacks to (``00453/004539375.jpg`` and so on) in
+    ``images/`` or, as in the published repository, beside the file. Prompts: as published, a request for a description;
     the chat template ``plain`` leaves it out.
     """
 
     @classmethod
-    def open(cls, folder: Path, *, name: str = "llava_pretrain") -> Source:
-        """Open the data set's folder."""
-        return cls(folder / choose_annotations(folder, [FILE], None), folder / "images", name, PUBLISHED)
+    def open(cls, folder: Path, *, images: str | None = None, name: str = "llava_pretrain") -> Source:
+        """Open the data set's folder; ``images`` is where ``00453/`` and so on lie, if elsewhere."""
+        file = folder / choose_annotations(folder, [FILE], None)
+        beside = not (folder / "images").is_dir() and any(folder.glob("[0-9]" * 5))
+        return cls(file, folder / (images or ("." if beside else "images")), name, PUBLISHED)

@@ -13,6 +13,7 @@ from data_pipeline.sources.dvqa import Dvqa
 from data_pipeline.sources.geoqa_plus import GeoQaPlus
 from data_pipeline.sources.llava_json import LlavaJson
 from data_pipeline.sources.llava_pretrain import LlavaPretrain
+from data_pipeline.sources.open_llava_next import OpenLlavaNext
 from data_pipeline.sources.parquet import Parquet
 from data_pipeline.sources.sharegpt4v import ShareGpt4V
 from data_pipeline.sources.synthdog_en import SynthDogEn
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Any]] = {
     "ai2d": Ai2d,
     "geoqa_plus": GeoQaPlus,
     "parquet": Parquet,
+    "open_llava_next": OpenLlavaNext,
 }
 """Kind by name. Each class has ``open(folder, **options)``, whose keywords are the options, and says in its docstring
 which files it expects and which prompts it makes."""

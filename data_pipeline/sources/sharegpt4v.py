@@ -26,9 +26,16 @@ class ShareGpt4V(LlavaRecords):
     """
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, name: str = "sharegpt4v") -> Source:
-        """Open the data set's folder; ``file`` chooses among several annotation files."""
-        return cls(folder / choose_annotations(folder, FILES, file), folder, name, PUBLISHED)
+    def open(cls, folder: Path, *, file: str | None = None, images: str = ".", name: str = "sharegpt4v") -> Source:
+        """Open the data set's folder.
+
+        Args:
+            folder: has the file.
+            file: chooses among several annotation files.
+            images: where ``coco`` and so on lie, relative to the folder.
+            name: the name under which the samples go.
+        """
+        return cls(folder / choose_annotations(folder, FILES, file), folder / images, name, PUBLISHED)
 
     def find_image(self, value: Any) -> ImageFile | ImageBytes:
         """See ``LlavaRecords``."""

@@ -8,7 +8,7 @@ from data_pipeline.conversations.conversation import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
 from data_pipeline.sources.base import RawSample, Source, usable_id
 from data_pipeline.sources.json_records import JsonRecords
-from data_pipeline.sources.layout import choose_annotations, find_image
+from data_pipeline.sources.layout import choose_annotations, existing_folder, find_image
 from data_pipeline.sources.llava_json import LlavaRecords
 from data_pipeline.sources.parquet import Parquet
 from data_pipeline.sources.prompts import TRANSCRIBE, turns
@@ -34,20 +34,29 @@ class SynthDogEn(Source):
     Count: 29,765, the first five files. Prompts: one request to transcribe; InternVL's file keeps its own.
     """
 
-    def __init__(self, file: Path, name: str):
-        self.file, self.images = file, file.parent
+    def __init__(self, file: Path, images: Path, name: str):
+        self.file, self.images = file, existing_folder(images, "image folder")
         names: list[str] = []
         self.records = JsonRecords(file, lambda record: names.append(_file_name(record) or f"entry {len(names)}"))
         super().__init__(name, names, self.records.digest, PUBLISHED)
 
     @classmethod
-    def open(cls, folder: Path, *, file: str | None = None, files: str = PARQUET, name: str = "synthdog_en") -> Source:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        file: str | None = None,
+        files: str = PARQUET,
+        images: str | None = None,
+        name: str = "synthdog_en",
+    ) -> Source:
         """Open the data set's folder.
 
         Args:
             folder: see the class.
             file: ``metadata.jsonl``, ``synthdog_en.jsonl`` or the pattern of the parquet files, where several fit.
             files: pattern of the parquet files to take.
+            images: where the images are, if elsewhere; not for parquet files, which hold them.
             name: the name under which the samples go.
 
         Raises:
@@ -55,10 +64,12 @@ class SynthDogEn(Source):
         """
         chosen = choose_annotations(folder, [*METADATA, files, LLAVA_FILE], file)
         if chosen == LLAVA_FILE:
-            return LlavaRecords(folder / chosen, folder, name, PUBLISHED)
+            return LlavaRecords(folder / chosen, folder / (images or "."), name, PUBLISHED)
         if chosen == files:
+            if images is not None:
+                raise ValueError(f"images={images}: the parquet files hold the images")
             return SynthDogParquet(folder, files, name, conversations="ground_truth", published=PUBLISHED)
-        return cls(folder / chosen, name)
+        return cls(folder / chosen, folder / images if images else (folder / chosen).parent, name)
 
     def read(self, index: int) -> RawSample:
         """See ``Source``."""

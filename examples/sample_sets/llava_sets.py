@@ -26,6 +26,18 @@ SHAREGPT4V_FOLDERS = [
     "llava/llava_pretrain/images/00000/{:09d}.jpg",
 ]
 
+OPEN_LLAVA_NEXT_FOLDERS = [
+    "llava/llava_pretrain/images/00453/{:09d}.jpg",
+    "coco/train2017/{:012d}.jpg",
+    "allava_vflan/images/images_191task_1k/VQA_shapes_{}.png",
+    "ai2d/images/{}.png",
+    "chatqa/train/png/{}.png",
+    "docvqa/train/documents/{}.png",
+    "dvqa/images/bar_train_{:08d}.png",
+    "geoqa+/images/{}.png",
+    "synthdog-en/images/{}.jpg",
+]
+
 
 def write_llava_json(folder: Path, random: Random) -> None:
     """Plain LLaVA json with one, two or no images a sample."""
@@ -83,6 +95,21 @@ def write_sharegpt4v(folder: Path, random: Random) -> None:
         )
         records.append({"id": f"text-{number}", "conversations": talk})
     _write_json(folder / "sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json", records)
+
+
+def write_open_llava_next(folder: Path, random: Random) -> None:
+    """Image folders of every part of the mix, and rows without an image."""
+    records: list[dict[str, Any]] = []
+    for number, pattern in enumerate(OPEN_LLAVA_NEXT_FOLDERS):
+        scene = draw_scene(random, *SIZES[number % len(SIZES)])
+        image = pattern.format(number + 1)
+        save(scene.image, folder / image)
+        talk = turns(f"{IMAGE_TOKEN}\nWhat do you see?", scene.caption)
+        records.append({"id": f"mix-{number}", "image": image, "conversations": talk})
+    for number in range(2):
+        talk = turns(f"What is {number} times {number}?", f"It is {number * number}.")
+        records.append({"id": f"text-{number}", "conversations": talk})
+    _write_json(folder / "open-llava-next/open-llava-next_instruct_mix1M.json", records)
 
 
 def write_allava_vflan(folder: Path, random: Random) -> None:

@@ -14,6 +14,7 @@ from examples.sample_sets.llava_sets import (
     write_allava_vflan,
     write_llava_json,
     write_llava_pretrain,
+    write_open_llava_next,
     write_sharegpt4v,
 )
 from examples.sample_sets.parquet_sets import write_parquet, write_synthdog_en
@@ -31,6 +32,7 @@ WRITERS = {
     "ai2d": write_ai2d,
     "geoqa_plus": write_geoqa_plus,
     "parquet": write_parquet,
+    "open_llava_next": write_open_llava_next,
 }
 OPTIONS = {"llava_json": ",file=data.json", "dvqa": ",images_limit=10,seed=1"}
 """What stands behind the folder in the source's description."""

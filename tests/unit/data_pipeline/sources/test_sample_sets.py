@@ -2,11 +2,12 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from PIL import Image
 
-from data_pipeline.sample import Sample
+from data_pipeline.sample import BadSample, Sample
 from data_pipeline.sources.prompts import OPTION_LETTER, SHORT_ANSWER, TRANSCRIBE
 from data_pipeline.sources.registry import KINDS, open_source
 from examples.sample_sets.make import main
@@ -24,6 +25,12 @@ EXPECTED = {
     "ai2d": (10, 0, 10, 12_413),
     "geoqa_plus": (8, 0, 8, None),
     "parquet": (8, 1, 7, None),
+    "open_llava_next": (11, 2, 9, 1_021_740),
+}
+FILES_OF = {
+    "sharegpt4v": "sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.json",
+    "allava_vflan": "allava_vflan/ALLaVA-Instruct-VFLAN-4V.json",
+    "open_llava_next": "open-llava-next/open-llava-next_instruct_mix1M.json",
 }
 LLAVA_FORM = {
     "docvqa": ("docvqa_train_10k.jsonl", "spdocvqa_qas/train_v1.0_withQT.json", 10_211),
@@ -147,8 +154,87 @@ def test_the_form_of_llava_is_read_and_chosen_where_both_are_there(kind, copied,
     assert both[0].turns == open_source(sample_specs[kind])[0].turns
 
 
+@pytest.mark.parametrize("kind", ["sharegpt4v", "allava_vflan", "open_llava_next", *LLAVA_FORM])
+def test_images_in_another_tree(kind, copied, sample_specs, tmp_path):
+    """Annotations in one folder and images in another, as InternVL has them; the path may be absolute."""
+    folder, _ = copied(kind)
+    name = LLAVA_FORM[kind][0] if kind in LLAVA_FORM else FILES_OF[kind]
+    annotations = tmp_path / "opensource"
+    (annotations / name).parent.mkdir(parents=True)
+    if kind in LLAVA_FORM:
+        (folder / "extra").mkdir()
+        (folder / "extra/0.png").write_bytes(b"x")
+        talk = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "3"}]
+        (annotations / name).write_text(json.dumps({"id": 0, "image": "extra/0.png", "conversations": talk}))
+    else:
+        shutil.move(folder / name, annotations / name)
+    for images in (f"../{kind}", folder):
+        source = open_source(f"{kind}={annotations},images={images}")
+        assert len(source) > 0 and all(isinstance(sample, Sample) for sample in source)
+    without = open_source(f"{kind}={annotations}")
+    assert any(isinstance(sample, BadSample) and sample.reason == "missing image" for sample in without)
+
+
+IMAGES_OF = {
+    "docvqa": "spdocvqa_images",
+    "chartqa": "train/png",
+    "dvqa": "images",
+    "geoqa_plus": "image",
+    "ai2d": "",
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES_OF)
+def test_the_authors_form_with_images_in_another_tree(kind, copied, sample_specs, tmp_path):
+    folder, spec = copied(kind)
+    moved = ["images", "abc_images"] if kind == "ai2d" else [IMAGES_OF[kind]]
+    for name in moved:
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        shutil.move(folder / name, tmp_path / "pictures" / (name if kind == "ai2d" else "all"))
+    with pytest.raises(ValueError, match=r"image folder .*: no such folder"):
+        open_source(spec)
+    source = open_source(f"{spec},images=../pictures" + ("" if kind == "ai2d" else "/all"))
+    assert [sample.turns for sample in source] == [
+        sample.turns for sample in open_source(sample_specs[kind].partition(",")[0])
+    ]
+
+
+def test_synthdog_images_in_another_tree(copied, tmp_path):
+    _, spec = copied("synthdog_en")
+    with pytest.raises(ValueError, match=r"images=\.\./other: the parquet files hold the images"):
+        open_source(f"{spec},images=../other")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "page.jpg").write_bytes(b"x")
+    truth = json.dumps({"gt_parse": {"text_sequence": "A page."}})
+    (tmp_path / "texts/metadata.jsonl").write_text(json.dumps({"file_name": "page.jpg", "ground_truth": truth}))
+    (sample,) = open_source(f"synthdog_en={tmp_path}/texts,images=..")
+    assert sample.images[0].path.resolve() == tmp_path / "page.jpg"
+
+
+@pytest.mark.parametrize("place", ["images", ".", "../elsewhere"])
+def test_the_folders_of_llava_pretrain(place, copied, sample_specs, tmp_path):
+    """In ``images/``, beside the file as ``images.zip`` unpacks them there, or elsewhere."""
+    folder, spec = copied("llava_pretrain")
+    if place != "images":
+        (folder / place).mkdir(exist_ok=True)
+        for numbered in (folder / "images").iterdir():
+            shutil.move(numbered, folder / place)
+        (folder / "images").rmdir()
+    source = open_source(spec if place != "../elsewhere" else f"{spec},images={place}")
+    samples = list(source)
+    assert all(isinstance(sample, Sample) for sample in samples) and len(samples) == 12
+    assert [sample.turns for sample in samples] == [s.turns for s in open_source(sample_specs["llava_pretrain"])]
+
+
+def test_llava_pretrain_without_images_is_refused(copied):
+    folder, spec = copied("llava_pretrain")
+    shutil.rmtree(folder / "images")
+    with pytest.raises(ValueError, match=rf"image folder {folder}/images: no such folder"):
+        open_source(spec)
+
+
 def test_command_line(tmp_path, capsys):
     assert main(["--output", str(tmp_path / "samples")]) == 0
-    assert capsys.readouterr().out == f"11 data sets with 104 samples, and a tokenizer, in {tmp_path}/samples\n"
+    assert capsys.readouterr().out == f"12 data sets with 115 samples, and a tokenizer, in {tmp_path}/samples\n"
     assert main(["--output", str(tmp_path / "samples")]) == 1
     assert f"error: {tmp_path}/samples: exists already" in capsys.readouterr().err
