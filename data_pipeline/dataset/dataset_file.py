@@ -14,12 +14,12 @@ DATASET = "dataset.json"
 FORMAT_VERSION = 3
 """Version of the files that ``prepare`` writes and ``Manifest`` reads."""
 
-_KEYS: dict[str, tuple[type, ...]] = {
+KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(["samples", "images", "text_tokens", "loss_tokens", "left_out"], (int,)),
     **dict.fromkeys(["chat_template", "rendering_sha256", "manifest_sha256", "shard_folder"], (str,)),
     **dict.fromkeys(["left_out_by_reason", "accepted_with_change", "sources", "shard_bytes"], (dict,)),
 }
-_SOURCE_KEYS: dict[str, tuple[type, ...]] = {
+SOURCE_KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(["samples", "left_out", "renamed"], (int,)),
     **dict.fromkeys(["left_out_by_reason", "accepted_with_change"], (dict,)),
     "published": (int, NoneType),
@@ -48,9 +48,9 @@ def read_dataset_file(storage: Storage) -> dict[str, Any]:
     if info.get("format_version") != FORMAT_VERSION:
         version = info.get("format_version")
         raise ValueError(f"{file}: key format_version is {version!r}, this program reads {FORMAT_VERSION}")
-    _check(file, "", info, _KEYS)
+    _check(file, "", info, KEYS)
     for name, source in info["sources"].items():
-        _check(file, f"sources.{name}.", source if isinstance(source, dict) else {}, _SOURCE_KEYS)
+        _check(file, f"sources.{name}.", source if isinstance(source, dict) else {}, SOURCE_KEYS)
     for name in info["shard_bytes"]:
         if posixpath.isabs(name) or ".." in name.split("/"):
             raise ValueError(f"{file}: key shard_bytes: {name!r} leaves the folder of the shards")

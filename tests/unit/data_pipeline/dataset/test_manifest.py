@@ -70,7 +70,7 @@ def test_shards_outside_their_folder_are_refused(damaged, name):
         Manifest.load(damaged)
 
 
-@pytest.mark.parametrize("key", sorted(dataset_file._KEYS))
+@pytest.mark.parametrize("key", sorted(dataset_file.KEYS))
 def test_a_missing_or_wrong_key_is_named(damaged, key):
     file = damaged / "dataset.json"
     info = json.loads(file.read_text())
@@ -85,7 +85,7 @@ def test_a_missing_or_wrong_key_is_named(damaged, key):
 
 def test_a_missing_key_of_a_source_is_named(damaged):
     file = damaged / "dataset.json"
-    for key in sorted(dataset_file._SOURCE_KEYS):
+    for key in sorted(dataset_file.SOURCE_KEYS):
         info = json.loads((file).read_text())
         del info["sources"]["llava"][key]
         broken = damaged.with_name(f"broken-{key}")
