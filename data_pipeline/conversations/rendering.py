@@ -54,7 +54,7 @@ class Renderer:
     """Writes conversations in one form. The ids are those of ``tokenizer.apply_chat_template`` with that template.
 
     What looks like a special token in a text of the data is text. Only the template's own special tokens, and the
-    ``<image>`` of user turns, become special.
+    ``<image>`` of user turns that are not ``text_only``, become special.
 
     Args:
         tokenizer: with an image token and a pad token; see ``load_tokenizer``.

@@ -62,6 +62,8 @@ class SourceCounts:
     """Samples that its authors publish, where that is known."""
     left_out: dict[str, int]
     """Samples left out, by reason."""
+    changed: dict[str, int]
+    """Samples accepted with a change, by kind."""
     images: int
     text_tokens: int
     loss_tokens: int
@@ -100,6 +102,7 @@ def count_sources(manifest: Manifest, lengths: SampleLengths) -> list[SourceCoun
             name=name,
             published=source["published"],
             left_out=source["left_out_by_reason"],
+            changed=source["accepted_with_change"],
             **{key: int(values[number[name]]) if name in number else 0 for key, values in sums.items()},
         )
         for name, source in manifest.info["sources"].items()
@@ -117,5 +120,6 @@ def total_counts(counts: Sequence[SourceCounts]) -> SourceCounts:
         name="all",
         published=sum(published) if len(published) == len(counts) else None,
         left_out=dict(sum((Counter(count.left_out) for count in counts), Counter()).most_common()),
+        changed=dict(sum((Counter(count.changed) for count in counts), Counter()).most_common()),
         **sums,
     )

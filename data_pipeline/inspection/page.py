@@ -37,6 +37,7 @@ class PageContent:
     lines: list[str]
     """Sentences below the totals."""
     left_out: list[str]
+    changed: list[str]
     charts: list[Path]
     """PNG files beside the page, which also holds them itself."""
     contact_sheet: str
@@ -71,6 +72,7 @@ def write_page(
         lines=content.lines,
         table=content.table,
         left_out=content.left_out,
+        changed=content.changed,
         charts=[
             {"href": chart.name, "name": chart.stem.replace("_", " "), "data": _data_uri(chart.read_bytes(), "png")}
             for chart in content.charts

@@ -36,6 +36,9 @@ TEMPLATE = r"""<!DOCTYPE html>
 {%- if left_out %}
 <p class="small">Left out: {{ left_out | join("; ") }}</p>
 {%- endif %}
+{%- if changed %}
+<p class="small">Accepted with a change: {{ changed | join("; ") }}</p>
+{%- endif %}
 
 <h2>Distributions</h2>
 <div class="charts">

@@ -16,7 +16,7 @@ from data_pipeline.inspection.counts import SampleLengths, count_sources, total_
 from data_pipeline.inspection.page import PageContent, write_page
 from data_pipeline.inspection.row_forecast import forecast_rows
 from data_pipeline.inspection.sample_view import view_samples
-from data_pipeline.inspection.tables import forecast_line, left_out_lines, source_table, summary_line
+from data_pipeline.inspection.tables import changed_lines, forecast_line, left_out_lines, source_table, summary_line
 from data_pipeline.inspection.token_spans import check_rendering
 from data_pipeline.loading.planning import StepPlanner
 
@@ -64,8 +64,8 @@ def write_report(
     lengths = SampleLengths.of(manifest, options.geometry, options.kept_ratio)
     counts = count_sources(manifest, lengths)
     total = total_counts(counts)
-    table, left_out = source_table(counts, total), left_out_lines(counts)
-    say("\n".join([table.text(), *(f"left out of {line}" for line in left_out)]))
+    table, left_out, changed = source_table(counts, total), left_out_lines(counts), changed_lines(counts)
+    say("\n".join([table.text(), *(f"left out of {line}" for line in left_out), *(f"changed in {s}" for s in changed)]))
     forecast = forecast_rows(planner, options.kept_ratio)
     lines = [summary_line(total, len(counts)), forecast_line(forecast)]
     say("\n".join(lines))
@@ -83,6 +83,7 @@ def write_report(
         table=table,
         lines=lines,
         left_out=left_out,
+        changed=changed,
         charts=charts,
         contact_sheet=CONTACT_SHEET,
         samples=views,

@@ -40,6 +40,11 @@ def left_out_lines(counts: Sequence[SourceCounts]) -> list[str]:
     return [f"{c.name}: {number:,} × {reason}" for c in counts for reason, number in c.left_out.items()]
 
 
+def changed_lines(counts: Sequence[SourceCounts]) -> list[str]:
+    """With which changes samples were accepted."""
+    return [f"{c.name}: {number:,} × {kind}" for c in counts for kind, number in c.changed.items()]
+
+
 def summary_line(total: SourceCounts, num_sources: int) -> str:
     """The data set in one sentence."""
     visual = total.visual_tokens + total.text_tokens

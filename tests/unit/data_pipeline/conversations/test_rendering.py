@@ -357,4 +357,4 @@ def test_image_as_text_of_a_sample_without_images(template, kind):
     assert tokenizer.convert_tokens_to_ids("<image>") not in encoded.tokens
     said = [tokenizer.decode(tokens) for tokens in (encoded.tokens, encoded.tokens[encoded.loss])]
     assert said[0].count("<image>") == 2 and said[1].count("<image>") == 1
-    assert not encoded.instruction.any()
+    assert (encoded.user_turn == -1).all()

@@ -17,6 +17,7 @@ def two_sources(tmp_path_factory, llava_folder, tokenizer):
     shutil.copytree(llava_folder / "images", folder / "images")
     records = json.loads((llava_folder / "data.json").read_text())[:6]  # the last one has no image
     records[2]["image"] = "missing.png"
+    records[3]["sample_id"] = records[3].pop("id")
     for number in range(2):
         turns = [{"from": "human", "value": HOSTILE}, {"from": "gpt", "value": HOSTILE}]
         records.append({"id": f"<b>{number}", "conversations": turns})

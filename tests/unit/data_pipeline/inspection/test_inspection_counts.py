@@ -24,7 +24,7 @@ from data_pipeline.inspection.histograms import (
     split_by_source,
 )
 from data_pipeline.inspection.row_forecast import forecast_rows
-from data_pipeline.inspection.tables import forecast_line, left_out_lines, source_table, summary_line
+from data_pipeline.inspection.tables import changed_lines, forecast_line, left_out_lines, source_table, summary_line
 from data_pipeline.loading.planning import StepPlanner
 
 KEPT = 0.39
@@ -96,6 +96,7 @@ def test_tables(two_sources, small_geometry):
     assert lines[0].split()[:4] == ["source", "samples", "published", "difference"]
     assert lines[2].split()[:6] == ["small", "7", "10", "-2", "1", "4"]
     assert left_out_lines(counts) == ["small: 1 × missing image"]
+    assert changed_lines(counts) == ["small: 1 × sample_id"]
     assert summary_line(total, 2).startswith(f"31 samples of 2 sources with {total.images} images: ")
 
 

@@ -129,7 +129,7 @@ def test_text_only_data_set(page, two_sources, tmp_path, tokenizer_folder, token
 def test_prints_the_counts(page, capsys):
     page("--kept", "0.5", "--global-batch-size", "7", "--max-sequence-length", "2000")
     output = capsys.readouterr().out
-    assert "left out of small: 1 × missing image" in output
+    assert "left out of small: 1 × missing image\nchanged in small: 1 × sample_id\n" in output
     assert "31 samples of 2 sources" in output and "5 steps in an epoch" in output and "rows of 2,000 tokens" in output
 
 
