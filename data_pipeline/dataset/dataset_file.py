@@ -12,7 +12,7 @@ from data_pipeline.dataset.storage import Storage
 DATASET = "dataset.json"
 
 FORMAT_VERSION = 3
-"""Version of the files that ``prepare`` writes and ``Manifest`` reads."""
+"""Version of the files that ``prepare`` writes. ``Manifest`` reads version 2 as well, which counted no changes."""
 
 KEYS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(["samples", "images", "text_tokens", "loss_tokens", "left_out"], (int,)),
@@ -45,11 +45,15 @@ def read_dataset_file(storage: Storage) -> dict[str, Any]:
         raise ValueError(f"{file}: broken JSON: {error}") from error
     if not isinstance(info, dict):
         raise ValueError(f"{file}: expected an object, not {shown(info)}")
-    if info.get("format_version") != FORMAT_VERSION:
-        version = info.get("format_version")
-        raise ValueError(f"{file}: key format_version is {version!r}, this program reads {FORMAT_VERSION}")
+    version = info.get("format_version")
+    if version not in (2, FORMAT_VERSION):
+        raise ValueError(f"{file}: key format_version is {version!r}, this program reads 2 and {FORMAT_VERSION}")
+    if version == 2:
+        info["accepted_with_change"] = {}
     _check(file, "", info, KEYS)
     for name, source in info["sources"].items():
+        if version == 2 and isinstance(source, dict):
+            source["accepted_with_change"] = {}
         _check(file, f"sources.{name}.", source if isinstance(source, dict) else {}, SOURCE_KEYS)
     for name in info["shard_bytes"]:
         if posixpath.isabs(name) or ".." in name.split("/"):

@@ -46,11 +46,21 @@ def test_changed_manifest_is_refused(damaged):
         Manifest.load(damaged)
 
 
+def test_the_version_before_counts_no_changes(damaged):
+    file = damaged / "dataset.json"
+    info = json.loads(file.read_text()) | {"format_version": 2}
+    for part in (info, *info["sources"].values()):
+        del part["accepted_with_change"]
+    file.write_text(json.dumps(info))
+    manifest = Manifest.load(damaged)
+    assert [part["accepted_with_change"] for part in (manifest.info, *manifest.info["sources"].values())] == [{}, {}]
+
+
 def test_other_version_and_other_folder(damaged):
     file = damaged / "dataset.json"
     info = json.loads(file.read_text())
     file.write_text(json.dumps(info | {"format_version": 9}))
-    with pytest.raises(ValueError, match=rf"{file}: key format_version is 9, this program reads 3"):
+    with pytest.raises(ValueError, match=rf"{file}: key format_version is 9, this program reads 2 and 3"):
         Manifest.load(damaged)
     file.write_text("{")
     with pytest.raises(ValueError, match=rf"{file}: broken JSON"):
