@@ -5,7 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CORE = [
-    "megatron-core==0.16.1",
+    # The newest for each Python; both are tested, and megatron_focus/parallel/megatron_versions.py has what differs.
+    'megatron-core==0.16.1; python_version < "3.12"',
+    'megatron-core==0.19.2; python_version >= "3.12"',
     "torch>=2.11,<2.14",
     "transformers>=5.21,<5.24",
     "omegaconf==2.4.0",

@@ -10,8 +10,9 @@ import torch
 from megatron_focus.checkpoint.agreement import on_rank_0
 
 SUMS_FILE = "SHA256SUMS"
-ALWAYS = ("common.pt", ".metadata", "metadata.json")
+ALWAYS = (".metadata", "metadata.json")
 """Files without which no checkpoint can be loaded."""
+_DATA = ("common.pt", "*.distcp")  # the first by megatron-core 0.16 alone
 
 
 def write_sums(folder: Path, names: Iterable[str], file: str) -> None:
@@ -109,7 +110,8 @@ def _sums_of(folder: Path) -> tuple[dict[str, str], str | None]:
         sums = read_sums(folder / SUMS_FILE)
     except ValueError as error:
         return {}, str(error)
-    missing = [name for name in ALWAYS if name not in sums]
+    there = (path.name for pattern in _DATA for path in sorted(folder.glob(pattern)))
+    missing = [name for name in (*ALWAYS, *there) if name not in sums]
     return sums, f"{SUMS_FILE} does not list {', '.join(missing)}" if missing else None
 
 

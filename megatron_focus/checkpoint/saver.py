@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException, _wrap_exceptio
 from megatron_focus.checkpoint.agreement import SaveError, on_rank_0
 from megatron_focus.checkpoint.checksums import SUMS_FILE, read_sums, write_sums
 from megatron_focus.checkpoint.store import CheckpointStore
+from megatron_focus.parallel.megatron_versions import SAVE_OPTIONS
 
 CONFIG_FILE = "config.yaml"
 """The resolved configuration, beside the tensors."""
@@ -76,6 +77,7 @@ class CheckpointSaver:
                 async_sharded_save=True,
                 # All shards of all ranks are compared on rank 0: once is enough for a run.
                 validate_access_integrity=not self._checked,
+                **SAVE_OPTIONS,
             )
             self._checked = True
             written, _ = request.finalize_fns  # the second writes a file on rank 0 while others wait: see _complete
@@ -145,7 +147,7 @@ class _Strategy(TorchDistSaveShardedStrategy):
 
     problem: str = ""
 
-    def _get_save_and_finalize_callbacks(self, writer: Any, save_state_dict_ret: Any) -> AsyncRequest:
+    def _get_save_and_finalize_callbacks(self, writer: Any, save_state_dict_ret: Any, *more: Any) -> AsyncRequest:
         finish, results = writer.finish, writer.retrieve_write_results
 
         def finish_or_remember(*arguments: Any) -> None:
@@ -161,7 +163,7 @@ class _Strategy(TorchDistSaveShardedStrategy):
                 return _wrap_exception(error)
 
         writer.finish, writer.retrieve_write_results = finish_or_remember, results_or_failure
-        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret)
+        return super()._get_save_and_finalize_callbacks(writer, save_state_dict_ret, *more)
 
 
 def _write_and_sum(write: Callable[..., None], folder: Path, rank: int, buckets: list, results: Any) -> None:
@@ -176,15 +178,16 @@ def _write_and_sum(write: Callable[..., None], folder: Path, rank: int, buckets:
 
 
 def _end_if_abandoned(written: threading.Event) -> None:
-    """Megatron writes each file in a process of its own, and waits for ever for one that was killed, as happens when
-    memory runs out. This ends the wait."""
-    seconds_alone = 0
+    """Megatron-Core 0.16 writes each file in a process of its own, and waits for ever for one that was killed, as
+    happens when memory runs out. This ends the wait. 0.19 writes in threads, and nobody is left alone."""
+    seconds_alone, seen = 0, False
     while not written.wait(1.0):
         children = psutil.Process().children()
+        seen = seen or bool(children)
         if any(map(_ended_badly, children)):
             os._exit(1)
         # How one ended may have been asked, and forgotten, while the next was started.
-        seconds_alone = 0 if any(map(_runs, children)) else seconds_alone + 1
+        seconds_alone = seconds_alone + 1 if seen and not any(map(_runs, children)) else 0
         if seconds_alone == _PATIENCE:
             os._exit(1)
 

@@ -24,6 +24,7 @@ from megatron_focus.checkpoint.store import CheckpointStore
 from megatron_focus.config.loading import load_config
 from megatron_focus.config.schema import RunConfig
 from megatron_focus.models.modules import module_of
+from megatron_focus.parallel.megatron_versions import check_readable
 
 _EXTRA_STATE = "_extra_state"
 _OPTIMIZER_FORMAT = {"chained_optim_avoid_prefix": True}
@@ -185,6 +186,7 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer | None:
 
 
 def _load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
+    check_readable(folder)
     try:
         return dist_checkpointing.load(sharded, str(folder))
     except (CheckpointingException, CheckpointException, KeyError, RuntimeError) as error:

@@ -130,7 +130,7 @@ def test_a_node_that_cannot_read_is_not_taken_for_a_damaged_checkpoint(run_confi
 def test_with_every_checkpoint_damaged_nothing_starts_from_scratch_in_silence(run_config):
     config = run_config({}, {"exit_iter": 3})
     run_ranks(train, 1, config)
-    os.truncate(os.path.join(config.checkpoint.save, "iter_0000003", "common.pt"), 10)
+    os.truncate(os.path.join(config.checkpoint.save, "iter_0000003", ".metadata"), 10)
     with pytest.raises(AssertionError, match="no undamaged checkpoint is left"):
         run_ranks(train, 1, config)
 

@@ -23,7 +23,7 @@ def test_a_line_that_is_no_sum_is_named(tmp_path, line):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in (*ALWAYS, "one.distcp", "two.distcp"):
+    for name in (*ALWAYS, "common.pt", "one.distcp", "two.distcp"):
         (tmp_path / name).write_bytes(name.encode() * 100)
     write_sums(tmp_path, [path.name for path in tmp_path.iterdir()], SUMS_FILE)
     return tmp_path
@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 def test_a_file_is_compared_before_it_is_used(folder):
     files = CheckedFiles(folder)
-    assert files.names() == sorted([*ALWAYS, "one.distcp", "two.distcp"])
+    assert files.names() == sorted([*ALWAYS, "common.pt", "one.distcp", "two.distcp"])
     files.check(["one.distcp"])
     (folder / "one.distcp").write_bytes(b"changed")
     files.check(["one.distcp"])  # read once: large files are used for many tensors
@@ -48,7 +48,10 @@ def test_a_file_is_compared_before_it_is_used(folder):
 
 def test_sums_that_cannot_be_used(folder):
     (folder / SUMS_FILE).write_text("")
-    with pytest.raises(ValueError, match=r"is damaged: SHA256SUMS does not list common.pt, .metadata"):
+    with pytest.raises(ValueError, match=r"is damaged: SHA256SUMS does not list .metadata, metadata.json, common.pt"):
+        CheckedFiles(folder)
+    write_sums(folder, [*ALWAYS, "common.pt", "two.distcp"], SUMS_FILE)  # a file that is there, and not in the list
+    with pytest.raises(ValueError, match=r"is damaged: SHA256SUMS does not list one.distcp$"):
         CheckedFiles(folder)
     (folder / SUMS_FILE).unlink()
     (folder / "one.distcp").write_bytes(b"changed")
