@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 PROJECT = "megatron-focus"
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
+_PYTHON = re.compile(r"""python_version\s*([<>=!]+)\s*["']([0-9.]+)["']""")
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     "==": lambda found, wanted: found == wanted,
     "!=": lambda found, wanted: found != wanted,
@@ -40,7 +42,7 @@ class Requirement:
 
 
 def project_requirements(root: Path = Path(__file__).parents[2]) -> list[Requirement]:
-    """The project's requirements: of ``setup.py`` in a checkout, else of the installed metadata.
+    """The project's requirements under this Python: of ``setup.py`` in a checkout, else of the installed metadata.
 
     A checkout comes first, because metadata of an editable installation may be older than the files that run.
 
@@ -53,7 +55,13 @@ def project_requirements(root: Path = Path(__file__).parents[2]) -> list[Require
         lines = importlib.metadata.requires(PROJECT) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise ValueError(f"{PROJECT} is not installed, and {root} has no setup.py: its pins are unknown") from error
-    return [parse(line) for line in lines]
+    return [parse(line) for line in lines if for_python(line, platform.python_version())]
+
+
+def for_python(line: str, version: str) -> bool:
+    """Whether a requirement's ``python_version`` marker, if it has one, takes this version of Python."""
+    major_minor = ".".join(version.split(".")[:2])
+    return all(fits(major_minor, operator + wanted) for operator, wanted in _PYTHON.findall(line.partition(";")[2]))
 
 
 def parse(line: str) -> Requirement:
@@ -110,4 +118,4 @@ def _of_setup(source: str) -> list[Requirement]:
         if target.id in ("CORE", "EXTRAS")
     }
     lines = [*lists["CORE"], *(f"{r}; extra == '{extra}'" for extra, rs in lists["EXTRAS"].items() for r in rs)]
-    return [parse(line) for line in lines]
+    return [parse(line) for line in lines if for_python(line, platform.python_version())]

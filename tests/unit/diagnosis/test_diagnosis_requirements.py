@@ -1,5 +1,6 @@
 """Pins are read from the packaging and compared as pip compares them."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -9,9 +10,14 @@ from packaging.specifiers import SpecifierSet
 from setuptools.dist import Distribution
 
 from megatron_focus.diagnosis import requirements
-from megatron_focus.diagnosis.requirements import fits, normal, parse, project_requirements
+from megatron_focus.diagnosis.requirements import fits, for_python, normal, parse, project_requirements
 
 ROOT = Path(__file__).parents[3]
+
+
+def _core_of_setup() -> list[str]:
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    return next(ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "CORE")
 
 
 def test_pins_are_those_that_setuptools_sees(monkeypatch):
@@ -26,6 +32,7 @@ def test_pins_are_those_that_setuptools_sees(monkeypatch):
     expected = {
         (extra, normal(wanted.name), frozenset(wanted.extras), wanted.specifier)
         for extra, wanted in ((extra, Reference(line)) for extra, line in pairs)
+        if wanted.marker is None or wanted.marker.evaluate()
     }
     assert len(expected) > 20
     assert expected == {
@@ -48,6 +55,21 @@ def test_metadata_where_there_is_no_checkout(monkeypatch, tmp_path):
     torch, engine = project_requirements(tmp_path)
     assert (torch.name, torch.versions, torch.extra) == ("torch", "<2.14,>=2.11", None)
     assert (engine.line, engine.extra) == ("transformer-engine[pytorch]==2.11.0", "gpu")
+
+
+@pytest.mark.parametrize("version", ["3.11.7", "3.12.0", "3.13.1", "4.0.0"])
+def test_each_python_has_its_own_megatron_core(version):
+    lines = [line for line in _core_of_setup() if line.startswith("megatron-core")]
+    assert len(lines) == 2
+    taken = [line for line in lines if for_python(line, version)]
+    python = {"python_version": ".".join(version.split(".")[:2])}
+    assert taken == [line for line in lines if Reference(line).marker.evaluate(python)]
+    assert len(taken) == 1
+
+
+@pytest.mark.parametrize("marker", ["", "; extra == 'gpu'", "; python_version >= '3.12' and extra == 'gpu'"])
+def test_markers_are_read_in_metadata_too(marker):
+    assert [for_python(f"numpy>=2{marker}", python) for python in ("3.11.9", "3.12.1")] == ["3.12" not in marker, True]
 
 
 def test_what_cannot_be_read():
