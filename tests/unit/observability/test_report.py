@@ -1,6 +1,8 @@
+import contextlib
+import io
 import math
-import subprocess
-import sys
+import resource
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -8,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from megatron_focus.config.schema import VisionSamplerConfig
 from megatron_focus.observability.metrics import FIELDS, StepMetrics
 from megatron_focus.observability.report import TensorBoard, progress_line
+from tests.distributed.harness import run_ranks
 
 
 @pytest.fixture
@@ -94,32 +97,29 @@ def test_tensorboard_shows_what_was_left_out_and_where_samples_come_from(metrics
     assert {tag: written[tag] for tag in expected} == pytest.approx(expected)
 
 
-WITHOUT_ROOM = """
-import resource, signal, sys, time
-from tests.unit.observability.test_report import TensorBoard, some_metrics
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-board, metrics = TensorBoard(sys.argv[1], 1), some_metrics()
-board.write(1, metrics, None, {})
-board._writer.flush()
-resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-for step in range(2, 50):
-    board.write(step, metrics, None, {})
-    time.sleep(0.01)
-    if board._writer is not None:
+def without_room(folder):
+    """What a run says whose disk is full from step 2 to 49."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        board, metrics = TensorBoard(folder, 1), some_metrics()
+        board.write(1, metrics, None, {})
         board._writer.flush()
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-for step in range(50, 200):
-    board.write(step, metrics, None, {})
-board.close()
-"""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        for step in range(2, 50):
+            board.write(step, metrics, None, {})
+            time.sleep(0.01)
+            if board._writer is not None:
+                board._writer.flush()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for step in range(50, 200):
+            board.write(step, metrics, None, {})
+        board.close()
+    return said.getvalue()
 
 
 def test_a_full_disk_costs_events_and_not_the_run(tmp_path):
     """The operating system refuses to write more than 100 bytes to a file; tried again after a hundred steps."""
-    command = [sys.executable, "-c", WITHOUT_ROOM, str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("no events until step 1") == 1
+    [said] = run_ranks(without_room, 1, str(tmp_path))
+    assert said.count("no events until step 1") == 1
     steps = [e.step for e in EventAccumulator(str(tmp_path), {"scalars": 0}).Reload().Scalars("loss/lm")]
     assert steps[0] == 1 and steps[-1] == 199 and 50 not in steps and len(steps) >= 50
 

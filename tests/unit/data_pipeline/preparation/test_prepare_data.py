@@ -20,9 +20,10 @@ def arguments(llava_folder, tokenizer_folder, tmp_path):
     return ["--source", source, "--tokenizer", str(tokenizer_folder), "--output", output, "--workers", "0"]
 
 
-@pytest.fixture
-def many_shards(llava_folder, tokenizer_folder, tmp_path):
+@pytest.fixture(scope="module")
+def many_shards(llava_folder, tokenizer_folder, tmp_path_factory):
     """Arguments for 50 shards of 2 samples and two workers, without the output folder."""
+    tmp_path = tmp_path_factory.mktemp("many_shards")
     records = json.loads((llava_folder / "data.json").read_text())
     copies = [record | {"id": f"{record['id']}-{copy}"} for copy in range(5) for record in records]
     (tmp_path / "data.json").write_text(json.dumps(copies[:100]))
@@ -30,6 +31,14 @@ def many_shards(llava_folder, tokenizer_folder, tmp_path):
     source = f"llava_json={tmp_path},file=data.json,name=llava"
     options = ["--samples-per-shard", "2", "--workers", "2", "--output"]
     return ["--source", source, "--tokenizer", str(tokenizer_folder), *options]
+
+
+@pytest.fixture(scope="module")
+def reference(many_shards, tmp_path_factory):
+    """What one undisturbed call writes, without other processes."""
+    folder = tmp_path_factory.mktemp("reference") / "out"
+    assert main([*many_shards, str(folder), "--workers", "0"]) == 0
+    return folder
 
 
 def start(arguments, folder, num_shards):
@@ -63,21 +72,20 @@ def assert_goes_on(arguments, folder, reference):
     assert main([*arguments, str(folder)]) == 0
     after = {tar.stem: (tar.stat().st_ino, tar.stat().st_mtime_ns) for tar in folder.glob("shards/*.tar")}
     assert {name: after[name] for name in before} == before
-    assert main([*arguments, str(reference), "--workers", "0"]) == 0
     names = [str(path.relative_to(reference)) for path in reference.rglob("*") if path.is_file()]
     assert sorted(names) == sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     for name in names:
         assert (folder / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_killed_in_the_middle(many_shards, tmp_path):
+def test_killed_in_the_middle(many_shards, reference, tmp_path):
     process = start(many_shards, tmp_path / "out", num_shards=5)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert_goes_on(many_shards, tmp_path / "out", tmp_path / "reference")
+    assert_goes_on(many_shards, tmp_path / "out", reference)
 
 
-def test_interrupted_in_the_middle(many_shards, tmp_path):
+def test_interrupted_in_the_middle(many_shards, reference, tmp_path):
     process = start(many_shards, tmp_path / "out", num_shards=5)
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     _, stderr = process.communicate(timeout=20)
@@ -86,7 +94,7 @@ def test_interrupted_in_the_middle(many_shards, tmp_path):
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # no worker is left
     assert not list((tmp_path / "out" / "parts").glob("*.tar.*")), "a worker left a file"
-    assert_goes_on(many_shards, tmp_path / "out", tmp_path / "reference")
+    assert_goes_on(many_shards, tmp_path / "out", reference)
 
 
 def test_writes_a_data_set(arguments, tmp_path, capsys):
