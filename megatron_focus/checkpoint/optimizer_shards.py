@@ -3,7 +3,7 @@
 Megatron's own resharding form gathers the state of a whole model shard on one rank. Here nothing is gathered or copied:
 a rank's part of a parameter is a range of the flattened parameter, which is a few boxes of it, and ``torch``'s format
 stores boxes of any size. Names and shapes of the stored tensors are those of Megatron's form, ``fully_reshardable``, so
-each form loads what the other has written.
+what was written in that form is loaded as well.
 """
 
 import math

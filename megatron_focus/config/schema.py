@@ -96,7 +96,7 @@ class VisionSamplerConfig:
     global_view: str = "compress"
     """``compress``: the global view is sampled like the local map; ``keep``: whole; ``drop``: used as context only."""
     balance_loss_coeff: float = 0.1
-    """Weight alpha of the balance loss (Eq. 3)."""
+    """Weight alpha of the balance loss (Eq. 3). With the selector frozen, ``balance_scope: batch`` trains nothing."""
     balance_scope: str = "batch"
     """Regions over which f and P of the balance loss are taken (Eq. 4, 5). ``batch``: those of the global batch,
     however it is packed and laid out; the loss trains the selector alone. ``row``: those of each microbatch, weighted
@@ -219,7 +219,8 @@ class TrainingConfig:
     seed: int = 1234
     """Seed of initial weights and of the random draws of the text-guided sampler."""
     deterministic: bool = False
-    """Repeat itself bit for bit on GPUs, too: torch, cuBLAS, NCCL and Transformer Engine take algorithms that do."""
+    """Repeat itself bit for bit on GPUs, too: torch, cuBLAS, NCCL and Transformer Engine are told to. Not seen on a GPU
+    yet."""
     loss_spike_factor: float | None = None
     """A step whose loss is above this many times the usual one is skipped, as one that is not finite always is."""
     max_skipped_steps: int = 10

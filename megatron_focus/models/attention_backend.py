@@ -11,7 +11,8 @@ import torch
 
 from megatron_focus.config.schema import ModelConfig, RunConfig
 
-_FLASH_HEAD_MULTIPLE = 8
+_FLASH_HEAD_MULTIPLE, _FLASH_LARGEST_HEAD = 8, 256
+_SWITCHES = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,11 @@ def _local(use: AttentionUse, dtype: torch.dtype, deterministic: bool) -> str:
     if not torch.cuda.is_available() or not takes_packed_rows("cuda", dtype) or use.mask == "no_mask":
         return "torch's scaled_dot_product_attention" + ("" if use.mask == "no_mask" else ", sample by sample")
     major, minor = torch.cuda.get_device_capability()
-    if (major, minor) < (8, 0) or use.head_size % _FLASH_HEAD_MULTIPLE:
+    if (major, minor) < (8, 0) or use.head_size % _FLASH_HEAD_MULTIPLE or use.head_size > _FLASH_LARGEST_HEAD:
         raise ValueError(
             f"the {use.name}'s head size {use.head_size} on sm{major}{minor}: torch's FlashAttention takes packed rows "
-            f"with heads of a multiple of {_FLASH_HEAD_MULTIPLE} on sm80 and newer; set training.precision=fp32"
+            f"with heads of a multiple of {_FLASH_HEAD_MULTIPLE} up to {_FLASH_LARGEST_HEAD} on sm80 and newer; set "
+            "training.precision=fp32"
         )
     return "torch's variable-length FlashAttention"
 
@@ -108,6 +110,10 @@ def _transformer_engine(use: AttentionUse, dtype: torch.dtype, deterministic: bo
         get_attention_backend,
     )
 
+    # Megatron sets these itself, and ends with an assertion where they are set otherwise.
+    switches = [f"{name}={os.environ[name]}" for name in _SWITCHES if os.environ.get(name, "1") != "1"]
+    if switches:
+        raise ValueError(f"the environment has {', '.join(switches)}, which Megatron-Core does not allow: unset it")
     parameters = AttentionParams(
         qkv_dtype=dtype,
         qkv_layout=use.layout,
@@ -129,14 +135,12 @@ def _transformer_engine(use: AttentionUse, dtype: torch.dtype, deterministic: bo
     if cudnn:
         return "cuDNN through Transformer Engine"
     major, minor = torch.cuda.get_device_capability()
-    switches = [f"${k}={v}" for k, v in os.environ.items() if k in ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN") and v == "0"]
     found = FlashAttentionUtils.version if FlashAttentionUtils.is_installed else "not installed"
     raise ValueError(
         f"Transformer Engine has no fused attention for the {use.name} on sm{major}{minor} (flash-attn: {found}"
-        f"{''.join(f', {switch}' for switch in switches)}; deterministic: {deterministic}): it would hold "
+        f"; deterministic: {deterministic}): it would hold "
         f"{use.heads} matrices of {use.longest} x {use.longest} scores a sequence. "
-        f"{'Unset ' + ' and '.join(switches) if switches else _install_flash(FlashAttentionUtils.max_version)}, "
-        "or set model.transformer_impl=local"
+        f"{_install_flash(FlashAttentionUtils.max_version)}, or set model.transformer_impl=local"
     )
 
 

@@ -34,6 +34,12 @@ def run(options: argparse.Namespace) -> int:
         plan = make_plan(config, options)
         if options.json is not None:
             _write(options.json, json.dumps(as_json(plan), indent=1) + "\n")
+        refused = attention_on(config, plan.cluster).is_refused
+        if options.write_config is not None and refused:
+            raise ValueError(
+                f"{options.write_config} is not written: start-up would refuse the attention; without --write-config "
+                "the plan says more"
+            )
         if options.write_config is not None:
             _write(options.write_config, _best_config(plan, options))
     except (ValueError, OSError) as error:
@@ -41,15 +47,11 @@ def run(options: argparse.Namespace) -> int:
         return 2
     print(report(plan, options.top))
     best = plan.ranked[0].estimate if plan.ranked else plan.shown
-    refused = attention_on(plan.shown.config, plan.cluster).is_refused
     fits = plan.own is not None and plan.own.fits and not refused
     verdict = "fits" if fits else "does not fit" if plan.own is not None else "has a layout that cannot run"
     verdict = "would be refused for its attention" if refused else verdict
-    found = (
-        f"the best of {len(plan.ranked)} layouts takes {best.time.total:.2f} s a step"
-        if best.fits
-        else "no layout fits"
-    )
+    found = f"the best of {len(plan.ranked)} layouts takes {best.time.total:.2f} s a step"
+    found = "and in every layout" if refused else found if best.fits else "no layout fits"
     print(f"\n{options.config} {verdict} on {options.gpus} {options.gpu}; {found}")
     return 0 if fits else 1
 

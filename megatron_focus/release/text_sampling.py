@@ -13,6 +13,9 @@ from transformers.models.llama.modeling_llama import rotate_half
 WORKSPACE_BYTES = 256 * 2**20
 """Largest block of attention held at a time; instruction tokens are taken in blocks that fit."""
 
+PARTS = 2.0**50
+"""An importance is counted in parts of it; those of a prompt sum to at most the number of heads."""
+
 
 def _starts_of(pattern: list[int], input_ids: Tensor) -> Tensor:
     """bool [B, L], where ``pattern`` begins."""
@@ -87,9 +90,10 @@ def important_enough(scores: Tensor, image: Tensor, gamma: float) -> Tensor:
     if gamma >= 1:
         return torch.ones_like(scores, dtype=torch.bool)
     order = scores.sort(descending=True, stable=True).indices
-    cumulated = scores[order].double().cumsum(0)
+    # In whole parts, whose sums are exact whatever their order, as in training.
+    cumulated = (scores[order].double() * PARTS).long().cumsum(0).double()
     # The token that first exceeds the share is kept too: what stands before it does not exceed it.
-    exceeds = cumulated / cumulated[-1] > gamma
+    exceeds = cumulated / cumulated[-1].clamp(min=1) > gamma
     keep = exceeds.long().cumsum(0) - exceeds.long() == 0
     # In this order an image's best token is its first.
     rank = torch.arange(len(order), device=order.device)

@@ -15,6 +15,9 @@ from megatron_focus.config.schema import TextSamplerConfig
 _DROP, _ASKING = 0, 1
 """Streams of random numbers of a sample in a step."""
 
+NOBODY = -1
+"""``asking_turn`` of a sample in which no words ask, so that nothing is dropped."""
+
 
 @dataclass(kw_only=True)
 class TextDraws:
@@ -25,7 +28,7 @@ class TextDraws:
     gamma: Tensor
     """float64 [S], as precise as in a release: a share that equals gamma must be the same on both sides."""
     asking_turn: Tensor
-    """int64 [S], the ``user_turn`` whose tokens are the queries; a sample without a token of it drops nothing."""
+    """int64 [S], the ``user_turn`` whose tokens are the queries, or ``NOBODY``."""
 
     def to(self, device: torch.device) -> "TextDraws":
         """A copy on ``device``."""
@@ -44,7 +47,9 @@ def draw(config: TextSamplerConfig, row: PackedRow, *, seed: int, step: int, tra
 
     In training, no answer that is learnt may decide which tokens are kept while it is learnt. So the first turn asks
     (``queries: first``), which has seen no answer, or a turn drawn for the sample (``random_turn``), the answers before
-    which are then not learnt: see ``without_loss_on_history``. At inference the latest turn asks.
+    which are then not learnt: see ``without_loss_on_history``. Where answers stand before every turn that could ask,
+    such as a caption that follows the picture alone, nobody asking is drawn as well, or they would never be learnt. At
+    inference the latest turn asks.
 
     Args:
         config: the sampler's settings.
@@ -62,14 +67,17 @@ def draw(config: TextSamplerConfig, row: PackedRow, *, seed: int, step: int, tra
             layer, gamma = layer_and_gamma(config, key, seed=seed, step=step)
         else:
             layer, gamma = config.layer, config.gamma
-        asking = turn[turn >= 0].unique().tolist()
-        if training and config.queries == "first":
-            asking = [0]
-        elif training and asking:
-            asking = [asking[_generator(_ASKING, key, seed, step).integers(len(asking))]]
+        could_ask = turn[turn >= 0].unique().tolist() or [NOBODY]
+        if not training:
+            asking = could_ask[-1]
+        elif config.queries == "first":
+            asking = 0 if could_ask[0] == 0 else NOBODY
+        else:
+            choices = could_ask if could_ask[0] <= 0 else [NOBODY, *could_ask]
+            asking = choices[_generator(_ASKING, key, seed, step).integers(len(choices))]
         layers.append(layer)
         gammas.append(gamma)
-        turns.append(asking[-1] if asking else 0)
+        turns.append(asking)
     return TextDraws(
         drop_layer=torch.tensor(layers, dtype=torch.int32),
         gamma=torch.tensor(gammas, dtype=torch.float64),
@@ -94,16 +102,16 @@ def without_loss_on_history(config: TextSamplerConfig, row: PackedRow, draws: Te
     labels = row.labels.clone()
     parts = zip(labels.split(row.lengths), row.user_turn.split(row.lengths), draws.asking_turn, strict=True)
     for label, turn, asking in parts:
-        begin = (turn == asking).nonzero()
-        if len(begin) > 0:
-            label[: int(begin[0])] = IGNORE_INDEX
+        if asking != NOBODY:
+            label[: int((turn == asking).nonzero()[0])] = IGNORE_INDEX
     return replace(row, labels=labels)
 
 
 def asks(row: PackedRow, draws: TextDraws) -> Tensor:
     """bool [N], the text tokens that are the queries of Eq. 6, on the device of the row."""
     lengths = row.cu_seqlens.diff()
-    return row.user_turn == draws.asking_turn.repeat_interleave(lengths, output_size=len(row.tokens))
+    asking = draws.asking_turn.repeat_interleave(lengths, output_size=len(row.tokens))
+    return (row.user_turn == asking) & (asking != NOBODY)
 
 
 def _generator(stream: int, key: int, seed: int, step: int) -> np.random.Generator:

@@ -35,7 +35,8 @@ class VisualTokens:
     scale_counts: Tensor
     """int64 [S], counted windows that chose each scale."""
     balance: Tensor
-    """float32 scalar, sum over scales of w_i f_i P_i of the row (Eq. 10 without alpha); 0 where nothing was sampled."""
+    """float32 scalar, sum over scales of w_i f_i P_i of the row (Eq. 10 without alpha); 0 where nothing was sampled.
+    Without a gradient under ``balance_scope: batch``, whose loss is that of all rows."""
     choice: "ChoiceSums | None" = None
     """What the learned sampler's choices add up to; None where nothing was chosen."""
 

@@ -87,7 +87,7 @@ class TorchAdam(torch.optim.Optimizer):
                 [self.state[p]["exp_avg"] for p in parameters],
                 [self.state[p]["exp_avg_sq"] for p in parameters],
                 [],
-                [count.clone() for _ in parameters],
+                list(count.repeat(len(parameters)).unbind()),
                 fused=True,
                 amsgrad=False,
                 beta1=group["betas"][0],

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from multiprocessing.connection import wait
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -42,10 +43,13 @@ def run_ranks(
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     context, processes, pipes = start_context(bare or torch.cuda.is_available()), [], []
+    # NCCL takes one rank a GPU: more ranks than those run on the CPU, by gloo.
+    environment = {"CUDA_VISIBLE_DEVICES": ""} if 0 < torch.cuda.device_count() < world_size else {}
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_rank_main, args=(sender, function, args, rank, world_size, port))
-        process.start()
+        with patch.dict(os.environ, environment):  # unpickling what they run asks for CUDA already
+            process.start()
         sender.close()
         processes.append(process)
         pipes.append(receiver)
@@ -77,7 +81,12 @@ def run_ranks(
 
 
 def _rank_main(
-    sender: Any, function: Callable[..., Any], args: tuple[Any, ...], rank: int, world_size: int, port: int
+    sender: Any,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    rank: int,
+    world_size: int,
+    port: int,
 ) -> None:
     torch.set_num_threads(1)
     os.environ |= {

@@ -70,12 +70,11 @@ def leaks(parallel, sampler, modes):
         if not outputs:  # not on the last stage
             continue
         whole = outputs[0]
-        text = sorted(whole)[-len(row.tokens[row.user_turn.nonzero()[0, 0] :]) :]
         felt = []
         outputs = outputs[: len(rows)]  # the interleaved schedule fills up groups with empty rows
         for place, output in zip(places, outputs[1:], strict=True):
-            # Positions count the visual tokens too; text behind the images lies at the end of the sample.
-            position = text[len(text) - (len(row.tokens) - place)]
+            # Positions count the visual tokens too; the text behind the images lies at the end of the sample.
+            position = sorted(whole)[place - len(row.tokens)]
             before = {p for p in whole if p < position}
             same = before == {p for p in output if p < position}
             if not same or any(not torch.equal(whole[p], output[p]) for p in before):

@@ -55,7 +55,7 @@ def has_fused_weight_gradient() -> bool:
 
 
 def is_installed(module: str) -> bool:
-    """Whether the module can be found; it is not imported."""
+    """Whether the module can be found; it is not imported, but the package that it is in is."""
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:  # not even the package that it is in

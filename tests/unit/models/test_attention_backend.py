@@ -24,7 +24,7 @@ def test_local_layers(monkeypatch, capability, dtype, row):
     assert attention_in_use(tiny_model(), 1, dtype, deterministic=True) == [f"language model: {row}", TILES]
 
 
-@pytest.mark.parametrize(("capability", "head"), [((7, 5), 16), ((8, 0), 12)])
+@pytest.mark.parametrize(("capability", "head"), [((7, 5), 16), ((8, 0), 12), ((8, 0), 320)])
 def test_what_the_kernel_cannot_take_is_refused(monkeypatch, capability, head):
     pretend(monkeypatch, capability)
     with pytest.raises(ValueError, match=rf"head size {head} on sm{capability[0]}{capability[1]}.*precision=fp32"):

@@ -7,7 +7,7 @@ import torch
 
 from data_pipeline.row import IGNORE_INDEX, PackedRow
 from megatron_focus.config.schema import TextSamplerConfig
-from megatron_focus.samplers.draws import asks, draw, layer_and_gamma, without_loss_on_history
+from megatron_focus.samplers.draws import NOBODY, asks, draw, layer_and_gamma, without_loss_on_history
 from tests.tiny import chat_row
 
 RANDOM = TextSamplerConfig(mode="random")
@@ -66,12 +66,18 @@ def test_the_first_turn_asks_in_training_and_the_latest_at_inference():
     assert torch.equal(asks(sample, answering), latest)
 
 
-def test_an_image_behind_the_first_answer_leaves_nobody_to_ask():
+def test_an_answer_before_every_turn_that_could_ask_is_learnt_too():
+    """As where an image stands in the second turn, or the first is an image alone."""
     sample = chat_row(0, [([(56, 56)], 2)])
-    sample.user_turn[sample.user_turn == 0] = -1  # as if the image stood in the second turn
+    sample.user_turn[sample.user_turn == 0] = -1
     assert not asks(sample, draw(RANDOM, sample, seed=0, step=0, training=True)).any()
     config = TextSamplerConfig(queries="random_turn")
-    assert asks(sample, draw(config, sample, seed=0, step=0, training=True)).sum() > 0
+    seen = set()
+    for step in range(20):
+        drawn = draw(config, sample, seed=0, step=step, training=True)
+        learnt = without_loss_on_history(config, sample, drawn).labels != IGNORE_INDEX
+        seen.add((drawn.asking_turn.item(), int(asks(sample, drawn).sum()) > 0, int(learnt.sum())))
+    assert seen == {(NOBODY, False, 10), (1, True, 5)}
 
 
 def test_a_random_turn_asks_and_what_was_answered_before_it_is_not_learnt():
