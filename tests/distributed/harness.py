@@ -100,6 +100,8 @@ def _rank_main(
         value = function(*args)
         from megatron_focus.parallel.initialize import shut_down  # imports Megatron
 
+        if torch.distributed.is_initialized():  # a peer that is still at work would lose this rank's connections
+            torch.distributed.barrier()
         shut_down()
         # Pickled here, by value: torch would share memory of a rank that is gone before the parent looks.
         sender.send((True, pickle.dumps(value)))
