@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from megatron_focus.conversion.importable import saving_class
 from megatron_focus.conversion.tensor_source import TensorInfo
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -111,9 +112,9 @@ def _no_weights(folder: Path) -> str:
         return f"{folder} has neither {SINGLE} nor {INDEX}"
     return (
         f"{folder} has its weights in {pickled[0]}, a pickle, which can run code when it is read; if you trust it, "
-        f"convert it once: python -c \"from transformers import AutoModel as M; M.from_pretrained('{folder}', "
-        "dtype='auto').save_pretrained('NEW_FOLDER')\" (AutoModelForCausalLM for a language model), copy its tokenizer "
-        "files beside it, and import NEW_FOLDER"
+        f'convert it once: python -c "from transformers import {saving_class(folder)} as M; '
+        f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('NEW_FOLDER')\", copy its tokenizer files beside "
+        "it, and import NEW_FOLDER"
     )
 
 

@@ -8,9 +8,12 @@ import sys
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaNextProcessor
+from transformers.quantizers import HfQuantizer
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from data_pipeline.conversations.conversation import Turn
 from data_pipeline.conversations.rendering import Renderer
@@ -187,11 +190,28 @@ def test_missing_and_left_over_tensors_are_listed(folders, capsys):
     refused(parts(folders), folders, capsys, *words)
 
 
-def test_pickled_weights(folders, capsys):
-    (folders / "clip" / "model.safetensors").rename(folders / "clip" / "pytorch_model.bin")
-    refused(parts(folders), folders, capsys, "pytorch_model.bin", "a pickle", "save_pretrained")
-    (folders / "clip" / "pytorch_model.bin").unlink()
-    refused(parts(folders), folders, capsys, "has neither model.safetensors nor")
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("llm", "AutoModelForCausalLM"), ("clip", "CLIP"), ("llava", "AutoModelForImageTextToText")],
+)
+def test_pickled_weights(folders, capsys, name, kind):
+    """The advice is run: it stores every tensor, the head included."""
+    folder = folders / name
+    tensors = [len(load_file(path)) for path in folder.glob("*.safetensors")]
+    model = getattr(transformers, json.loads((folder / "config.json").read_text())["architectures"][0])
+    torch.save(model.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+    for path in folder.glob("model*.safetensors*"):
+        path.unlink()
+    arguments = llava(folders) if name == "llava" else parts(folders)
+    capsys.readouterr()
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "pytorch_model.bin, a pickle" in message and f"import {kind}" in message
+    exec(message.split('python -c "')[1].split('"')[0].replace("NEW_FOLDER", str(folders / "new")), {})
+    stored = [len(load_file(path)) for path in (folders / "new").glob("*.safetensors")]
+    assert sum(stored) == sum(tensors)
+    (folder / "pytorch_model.bin").unlink()
+    refused(arguments, folders, capsys, "has neither model.safetensors nor")
 
 
 @pytest.mark.parametrize(
@@ -321,21 +341,32 @@ def test_half_precision_is_not_rounded_unsaid(folders, caplog, precision):
         {"quant_method": "bitsandbytes", "load_in_4bit": True},
         {"quant_method": "gptq", "bits": 4},
         {"quant_method": "awq", "bits": 4},
+        {"quant_method": "higgs"},
         {"quant_method": "fp8"},
     ],
     ids=lambda settings: settings["quant_method"],
 )
 def test_quantised_weights(folders, capsys, quantisation):
-    words = (f"quantised ({quantisation['quant_method']})", "dequantize().save_pretrained('NEW_FOLDER')")
-    change_config(folders / "llm", quantization_config=quantisation)
-    refused(parts(folders), folders, capsys, folders / "llm" / "config.json", *words)
-    change_config(folders / "llava", text_config__quantization_config=quantisation)
-    refused(llava(folders), folders, capsys, folders / "llava" / "config.json", *words)
+    method = quantisation["quant_method"]
+    undone = AUTO_QUANTIZER_MAPPING.get(f"{method}_4bit", AUTO_QUANTIZER_MAPPING.get(method))
+    # Only some methods can be undone, which is asked of transformers.
+    end = "\n" if undone._dequantize is HfQuantizer._dequantize else ", or dequantise them"
+    words = (f"quantised ({method})", f"import the unquantised model that they were made from{end}")
+    for name, key, kind in (
+        ("llm", "quantization_config", "AutoModelForCausalLM"),
+        ("llava", "text_config__quantization_config", "AutoModelForImageTextToText"),
+    ):
+        change_config(folders / name, **{key: quantisation})
+        more = (f"transformers.{kind}.from_pretrained(",) if "dequantise" in end else ()
+        arguments = llava(folders) if name == "llava" else parts(folders)
+        refused(arguments, folders, capsys, folders / name / "config.json", *words, *more)
 
 
 def test_what_holds_no_model(folders, capsys):
-    (folders / "llm" / "adapter_config.json").write_text('{"base_model_name_or_path": "meta-llama/Llama-2-7b"}')
-    refused(parts(folders), folders, capsys, folders / "llm", "of meta-llama/Llama-2-7b", "merge_and_unload()")
+    adapter = {"base_model_name_or_path": "meta-llama/Llama-2-7b"}
+    for task, way in (("CAUSAL_LM", "peft.AutoPeftModelForCausalLM.from"), (None, "peft.PeftModel.from_pretrained(")):
+        (folders / "llm" / "adapter_config.json").write_text(json.dumps(adapter | {"task_type": task}))
+        refused(parts(folders), folders, capsys, folders / "llm", "of meta-llama/Llama-2-7b", way, "merge_and_unload()")
     for name in ("adapter_config.json", "config.json"):
         (folders / "llm" / name).unlink()
     for name, whose in (("model-Q4_K_M.gguf", "llama.cpp's"), ("consolidated.00.pth", "Meta's")):
