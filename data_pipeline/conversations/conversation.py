@@ -1,6 +1,5 @@
 """Conversations in LLaVA's form: checking them and taking their turns."""
 
-import re
 import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,8 +8,6 @@ from data_pipeline.conversations.chat_templates import IMAGE_TOKEN
 from data_pipeline.errors import SampleError
 
 _ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-
-_OWN_LINE = re.compile(rf"^[ \t]*{re.escape(IMAGE_TOKEN)}[ \t]*$", re.MULTILINE)
 
 # A value for a message, cut where it is long or deep.
 _SHORT = reprlib.Repr()
@@ -47,7 +44,7 @@ class Conversation:
     """A few fixed words for each kind of change, see ``parse_conversation``; each kind once."""
 
 
-def parse_conversation(conversations: Any, num_images: int) -> Conversation:
+def parse_conversation(conversations: Any, num_images: int, *, text_only: bool = False) -> Conversation:
     """Check LLaVA's ``conversations`` (a list of ``{"from": "human" | "gpt", "value": text}``) and take the turns.
 
     Where a user turn has one ``<image>``, it is moved to the front with a newline after it, as LLaVA does. Several in
@@ -56,7 +53,13 @@ def parse_conversation(conversations: Any, num_images: int) -> Conversation:
     Accepted with a change, as LLaVA's and LLaVA-NeXT's loaders do: ``user and assistant`` for human and gpt; ``role and
     content`` for from and value; ``system turn dropped`` and ``leading answer dropped`` before the first question (the
     chat template brings its own system message); ``trailing question dropped``, which has no label; ``<image> as text``
-    inside the lines of a sample without images.
+    in a sample that is text only.
+
+    Args:
+        conversations: what the data set says.
+        num_images: images of the sample.
+        text_only: the sample has no place for images, which makes ``<image>`` text like any other. Otherwise one that
+            has no image says that a picture was lost.
 
     Raises:
         SampleError: naming the key and the value that are wrong; the caller adds the file and the sample's id.
@@ -70,14 +73,17 @@ def parse_conversation(conversations: Any, num_images: int) -> Conversation:
         raise SampleError("no answer", f"key conversations: no answer to the last question: {shown(conversations)}")
     turns = [_turn(index, conversations[index], roles[index], index - begin) for index in range(begin, end)]
     placeholders = sum(turn.images for turn in turns)
-    if num_images == 0 and placeholders and not any(_OWN_LINE.search(turn.text) for turn in turns if turn.images):
+    if text_only and placeholders:
         changes[f"{IMAGE_TOKEN} as text"] = None
         turns = [Turn(turn.role, turn.text, text_only=turn.images > 0) for turn in turns]
     elif placeholders != num_images:
-        raise SampleError(
-            "image count mismatch" if placeholders else "image without placeholder",
-            f"key conversations: {placeholders} {IMAGE_TOKEN} in the questions, but {num_images} images",
-        )
+        counts = f"{placeholders} {IMAGE_TOKEN} in the questions, but {num_images} images"
+        dropped = conversations[-1]
+        if end < len(roles) and IMAGE_TOKEN in str(dropped.get(_keys(dropped)[1])):
+            counts += f": another {IMAGE_TOKEN} is in the last question, which has no answer and is dropped"
+            raise SampleError("image in an unanswered question", f"key conversations: {counts}")
+        reason = "image count mismatch" if placeholders else "image without placeholder"
+        raise SampleError(reason, f"key conversations: {counts}")
     return Conversation(turns=tuple(map(_image_first, turns)), changes=tuple(changes))
 
 

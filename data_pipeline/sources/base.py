@@ -23,6 +23,8 @@ class RawSample:
     """In LLaVA's form, not checked yet."""
     changes: Sequence[str] = ()
     """What was changed to read it: a few fixed words for each kind."""
+    text_only: bool = False
+    """Whether it has no key for images, so that ``<image>`` in it is text; an empty key says that one was lost."""
 
 
 class Source(ABC):
@@ -72,7 +74,7 @@ class Source(ABC):
             raise IndexError(f"{self.name}: no sample {index} among {len(self)}")
         try:
             raw = self.read(index)
-            conversation = parse_conversation(raw.conversations, len(raw.images))
+            conversation = parse_conversation(raw.conversations, len(raw.images), text_only=raw.text_only)
         except SampleError as error:
             return self._bad(index, error)
         except OSError as error:

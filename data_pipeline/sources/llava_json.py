@@ -20,10 +20,11 @@ OTHER_MEDIA = {"video": "video", "videos": "video", "audio": "audio", "audios": 
 class LlavaRecords(Source):
     """The samples of one file.
 
-    ``image`` may be absent (text only), a path or a list of paths, relative to the image folder, or ``data:`` URIs.
+    ``image`` may be absent (text only, ``<image>`` included), a path or a list of paths, relative to the image folder,
+    or ``data:`` URIs.
     Accepted with a change: ``no id`` (file and line, or entry, instead: the same in every run), ``sample_id`` for id,
-    ``images`` for image, ``empty image`` (text only); more in ``parse_conversation``. A row with a video or with sound
-    is left out.
+    ``images`` for image, ``empty image`` (none is asked about); more in ``parse_conversation``. A row with a video or
+    with sound is left out.
 
     Args:
         file: the .json, .jsonl or .ndjson file, or one of these as .gz.
@@ -52,7 +53,12 @@ class LlavaRecords(Source):
                 raise SampleError(reason, f"key {key}: only images are read, not {shown(record[key])}")
         paths, changes = _paths(record)
         images = [self._named(self.find_image(path), index) for path in paths]
-        return RawSample(images, record.get("conversations"), [*_id(record)[1], *changes])
+        return RawSample(
+            images,
+            record.get("conversations"),
+            [*_id(record)[1], *changes],
+            text_only=not any(key in record for key in IMAGE_KEYS),
+        )
 
     def find_image(self, value: Any) -> ImageFile | ImageBytes:
         """The file of one image path, or what a ``data:`` URI holds."""

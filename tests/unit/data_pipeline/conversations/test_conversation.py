@@ -82,7 +82,9 @@ def test_bad_conversations_name_key_and_value(conversations, num_images, message
         (llava("a"), 0, "no answer"),
         (llava("<image>", "b"), 2, "image count mismatch"),
         (llava("<image>\na", "b"), 0, "image count mismatch"),
-        (llava("a", "b", "<image>\nc"), 1, "image without placeholder"),
+        (llava("a", "b", "<image>\nc"), 1, "image in an unanswered question"),
+        (llava("<image>\na", "b", "<image>\nc"), 2, "image in an unanswered question"),
+        (llava("a", "b", "c"), 1, "image without placeholder"),
         (llava("a", "b"), 1, "image without placeholder"),
     ],
 )
@@ -116,17 +118,17 @@ def test_what_the_loaders_of_llava_accept(conversations, changes):
     assert parse_conversation(conversations, 0) == Conversation((Turn("user", "a"), Turn("assistant", "b")), changes)
 
 
-def test_image_in_the_text_of_a_sample_without_images():
-    """As text where it stands inside a line; on a line of its own it asks about a picture that is missing."""
-    conversations = llava("What does <image> do in HTML?", "Nothing: <image>.", "Why?", "It is obsolete.")
-    parsed = parse_conversation(conversations, 0)
-    assert [turn.text for turn in parsed.turns] == [entry["value"] for entry in conversations]
+@pytest.mark.parametrize("text", ["What does <image> do in HTML?", "<image>\nWhat?", "What?\n <image>", "<image>"])
+def test_image_in_a_sample_that_is_text_only(text):
+    """It is text where it stands, as in LLaVA's loader; with a place for an image it asks about one that is lost."""
+    conversations = llava(text, "Nothing: <image>.", "Why?", "It is obsolete.")
+    parsed = parse_conversation(conversations, 0, text_only=True)
+    assert [turn.text for turn in parsed.turns] == [entry["value"].strip() for entry in conversations]
     assert [turn.text_only for turn in parsed.turns] == [True, False, False, False]
     assert parsed.changes == ("<image> as text",) and sum(turn.images for turn in parsed.turns) == 0
     assert [Turn(**turn.stored()) for turn in parsed.turns] == list(parsed.turns)
-    for text in ("<image>\nWhat?", "What?\n <image>", "<image>", "First: <image>, then\n<image>\n"):
-        with pytest.raises(SampleError, match="<image> in the questions, but 0 images"):
-            parse_conversation(llava(text, "x"), 0)
+    with pytest.raises(SampleError, match="1 <image> in the questions, but 0 images"):
+        parse_conversation(conversations, 0)
 
 
 def test_values_in_messages_are_short():

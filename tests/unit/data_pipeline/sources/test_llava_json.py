@@ -77,6 +77,16 @@ BAD = {
         "0 <image> in the questions, but 1 images",
     ),
     "image and images": ({"images": ["a.jpg"]}, "bad record", "keys image and images: expected one of them"),
+    "placeholder inside a line": (
+        {"image": None, "conversations": [{"from": "human", "value": "What is <image>?"}, TALK[1]]},
+        "image count mismatch",
+        "1 <image> in the questions, but 0 images",
+    ),
+    "unanswered": (
+        {"conversations": TALK + LOOK[:1]},
+        "image in an unanswered question",
+        "another <image> is in the last question, which has no answer and is dropped",
+    ),
     "placeholder without image": ({"image": ""}, "image count mismatch", "1 <image> in the questions, but 0 images"),
     "video": ({"video": "a.mp4"}, "video", "key video: only images are read, not 'a.mp4'"),
     "videos": ({"videos": ["a.mp4"]}, "video", "key videos: only images are read, not ['a.mp4']"),
@@ -139,6 +149,7 @@ CHANGED = {
     "no video": ({"image": "a.jpg", "video": None, "videos": [], "conversations": LOOK}, ()),
     "trailing question": ({"image": "a.jpg", "conversations": LOOK + TALK[:1]}, ("trailing question dropped",)),
     "literal": ({"conversations": [{"from": "human", "value": "Is <image> a tag?"}, TALK[1]]}, ("<image> as text",)),
+    "literal on a line of its own": ({"conversations": LOOK}, ("<image> as text",)),
     "all": (
         {"sample_id": "x7", "id": None, "image": "", "conversations": [*TALK, {"from": "user", "value": "?"}]},
         ("sample_id", "empty image", "user and assistant", "trailing question dropped"),
