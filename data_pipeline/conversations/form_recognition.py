@@ -42,8 +42,36 @@ def named_form(tokenizer: PreTrainedTokenizerFast, template: str) -> str | None:
     return next((name for name, form in forms.items() if turn is not None and form == turn), None)
 
 
+def unlike_form(tokenizer: PreTrainedTokenizerFast, template: str, name: str) -> list[str]:
+    """What a template writes otherwise than the form ``name``, which ``named_form`` recognised it as."""
+    written, trained = _written(tokenizer, template), _written(tokenizer, CHAT_TEMPLATES[name])
+    assert written is not None and trained is not None, "both were written to recognise the form"
+    (begin, _, rest), (our_begin, _, our_rest) = (after.partition("One?") for _, after in (written, trained))
+    bos = tokenizer.bos_token or ""
+    unlike = []
+    if _bare(begin.removeprefix(bos)) != _bare(our_begin.removeprefix(bos)):
+        unlike.append("system message")
+    if _bare(rest) != _bare(our_rest):
+        unlike.append("end of an answer")
+    elif rest != our_rest:
+        unlike.append("spaces or line feeds")
+    return unlike
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
+
+
 def _later_turn(tokenizer: PreTrainedTokenizerFast, template: str) -> str | None:
     """What a question with a picture adds to a conversation, up to its answer, without white space."""
+    written = _written(tokenizer, template)
+    if written is None or not written[1].startswith(written[0]) or "Two?" not in written[1]:
+        return None
+    return _bare(written[1].removeprefix(written[0]))
+
+
+def _written(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[str, str] | None:
+    """A question and its answer, and the same with a second question and the prompt; None if it cannot write them."""
 
     def said(role: str, text: str, *images: dict[str, str]) -> dict[str, Any]:
         return {"role": role, "content": [*images, {"type": "text", "text": text}]}
@@ -62,9 +90,6 @@ def _later_turn(tokenizer: PreTrainedTokenizerFast, template: str) -> str | None
         return text
 
     try:
-        before, after = written(2, False), written(3, True)
+        return written(2, False), written(3, True)
     except (TemplateError, TypeError):  # the second from one that takes content for a text
         return None
-    if not after.startswith(before) or "Two?" not in after:
-        return None
-    return "".join(after.removeprefix(before).split())

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from data_pipeline.config import DataConfig
-from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
-from data_pipeline.conversations.form_recognition import named_form, processor_template
+from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES, TEMPLATE_NAMES
+from data_pipeline.conversations.form_recognition import PROCESSOR_TEMPLATE, named_form, processor_template, unlike_form
 from data_pipeline.conversations.published_tokenizer import FILES, has_tokenizer, published_vocabulary
 from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import load_tokenizer
@@ -24,12 +24,18 @@ logger = logging.getLogger(__name__)
 
 _NEW_TOKENS = 2
 """Tokens that an embedding grows by without being asked: image and pad."""
+_CHOOSE = f"data.chat_template=NAME chooses one of {', '.join(TEMPLATE_NAMES)}"
 _OPEN = {"vocab_size", "make_vocab_size_divisible_by", "max_position_embeddings", "grid_pinpoints", "max_image_pixels"}
 """Keys of the architecture's sections that the tensors do not decide."""
 
 
 def import_settings(
-    source: ImportSource, tokenizer_folder: Path, checkpoint: Path, overrides: Sequence[str], dtype: torch.dtype
+    source: ImportSource,
+    tokenizer_folder: Path,
+    checkpoint: Path,
+    overrides: Sequence[str],
+    dtype: torch.dtype,
+    all_dtypes: Collection[torch.dtype],
 ) -> tuple[RunConfig, PreTrainedTokenizerFast]:
     """The run configuration to start training from, and the tokenizer.
 
@@ -39,6 +45,7 @@ def import_settings(
         checkpoint: where the weights will be.
         overrides: ``section.key=value`` strings.
         dtype: type of the embedding in the checkpoint.
+        all_dtypes: types of all tensors in the checkpoint.
 
     Raises:
         ValueError: the tokenizer does not belong to the language model or does not fit its embedding, an override
@@ -46,12 +53,13 @@ def import_settings(
     """
     tokenizer = load_tokenizer(tokenizer_folder)
     _check_same_tokens(source, tokenizer, tokenizer_folder)
+    chosen = any(override.startswith("data.chat_template=") for override in overrides)
     longest = source.model.language.max_position_embeddings
     stated = RunConfig(
         model=source.model,
         data=DataConfig(
             tokenizer=str(tokenizer_folder.resolve()),
-            chat_template=_template(tokenizer, tokenizer_folder),
+            chat_template=DataConfig.chat_template if chosen else _template(tokenizer, tokenizer_folder),
             max_sequence_length=min(DataConfig.max_sequence_length, longest),
         ),
         training=TrainingConfig(precision="fp32" if dtype == torch.float32 else "bf16"),
@@ -66,9 +74,9 @@ def import_settings(
     _check_sizes(stated.model, config.model)
     _check_vocabulary(config, rows, tokenizer, tokenizer_folder)
     validate(config, world_size=1)
-    if dtype == torch.float16 and config.training.precision == "bf16":
+    if torch.float16 in all_dtypes and config.training.precision == "bf16":
         logger.warning(
-            "%s: its weights are fp16, which training.precision=bf16 rounds when training starts, 11 bits to 8; "
+            "%s: weights of it are fp16, which training.precision=bf16 rounds when training starts, 11 bits to 8; "
             "training.precision=fp32 keeps them exactly",
             source.description,
         )
@@ -76,9 +84,15 @@ def import_settings(
 
 
 def _template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
-    """The form that the tokenizer was prepared for, or else that its model is asked in."""
-    own = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
-    asked = processor_template(folder) or own
+    """The form that the tokenizer was prepared for, or else that its model is asked in.
+
+    Raises:
+        ValueError: there are several.
+    """
+    own, of_processor = tokenizer.chat_template, processor_template(folder)
+    if of_processor is None and isinstance(own, dict):
+        raise ValueError(f"{folder}: its tokenizer has several chat templates ({', '.join(own)}); {_CHOOSE}")
+    asked = of_processor or own
     if asked is None:
         return DataConfig.chat_template
     named = [name for name, template in CHAT_TEMPLATES.items() if template == asked]
@@ -88,8 +102,22 @@ def _template(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
         return "tokenizer"
     recognised = named_form(tokenizer, asked)
     if recognised is None:
+        if asked != own:
+            logger.warning(
+                "%s/%s: its form is not recognised; data.chat_template=tokenizer trains in the tokenizer's own, which "
+                "is another; %s",
+                folder,
+                PROCESSOR_TEMPLATE,
+                _CHOOSE,
+            )
         return "tokenizer"
-    logger.warning("%s: its chat template writes turns as %s, so data.chat_template is that form", folder, recognised)
+    unlike = unlike_form(tokenizer, asked, recognised)
+    logger.warning(
+        "%s: its chat template writes turns as %s, so data.chat_template is that form%s",
+        folder,
+        recognised,
+        f", whose {' and '.join(unlike)} the template writes otherwise" if unlike else "",
+    )
     return recognised
 
 

@@ -71,7 +71,8 @@ def import_model(
     if _EMBEDDING not in infos:
         raise ValueError(f"{source.description}: there is no embedding ({_EMBEDDING}) among the tensors")
     rows, stored = source.model.language.vocab_size, dtype or infos[_EMBEDDING].dtype
-    config, tokenizer = import_settings(source, tokenizer_folder, out, overrides, stored)
+    all_stored = {dtype or info.dtype for info in infos.values()}
+    config, tokenizer = import_settings(source, tokenizer_folder, out, overrides, stored, all_stored)
     try:
         facts = model_facts(config.model, tokenizer, config.data.chat_template)
     except ValueError as error:  # of the tokenizer's own template, unless another was asked for

@@ -324,14 +324,43 @@ def test_a_published_llava_next_is_trained_in_the_form_it_is_asked_in(folders, c
     assert main(llava(folders, "--write-config", str(base))) == 0
     assert load_config(base).data.chat_template == form
     assert f"{folders / 'llava'}: its chat template writes turns as {form}" in caplog.text
+    # None of them writes a system message; Mistral's form has none either.
+    assert ("that form, whose system message" in caplog.text) == (form != "mistral")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_half_precision_is_not_rounded_unsaid(folders, caplog, precision):
+def test_a_chat_template_that_is_not_recognised(folders, caplog, capsys):
+    """The processor's, while the tokenizer has another; or several of the tokenizer's."""
+    path = folders / "llava" / "chat_template.json"
+    path.write_text(json.dumps({"chat_template": LLAVA_HF_TEMPLATES["vicuna"].replace("upper", "lower")}))
+    (folders / "llava" / "chat_template.jinja").write_text(LLAMA3)
+    base = folders.parent / "base.yaml"
+    assert main(llava(folders, "--write-config", str(base))) == 0
+    assert load_config(base).data.chat_template == "tokenizer"
+    said = f"{path}: its form is not recognised; data.chat_template=tokenizer trains in the tokenizer's own"
+    assert said in caplog.text and "data.chat_template=NAME chooses one of llama3, " in caplog.text
+    caplog.clear()
+    shutil.rmtree(folders.parent / "out")
+    assert main(llava(folders, "data.chat_template=vicuna")) == 0 and "recognised" not in caplog.text
+
+    path.unlink()
+    shutil.rmtree(folders.parent / "out")
+    base.unlink()
+    more = folders / "llava" / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_text(LLAMA3)
+    refused(llava(folders), folders, capsys, "several chat templates (default, tool_use); data.chat_template=NAME")
+    assert main(llava(folders, "data.chat_template=llama3")) == 0
+
+
+@pytest.mark.parametrize(("precision", "some"), [("bf16", False), ("bf16", True), ("fp32", False)])
+def test_half_precision_is_not_rounded_unsaid(folders, caplog, precision, some):
+    """Whichever tensors have it; the embedding alone may be of another type."""
     path = folders / "llava" / "model.safetensors"
-    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    tensors = load_file(path)
+    half = {name: tensor if some and "embed_tokens" in name else tensor.half() for name, tensor in tensors.items()}
+    save_file(half, path, metadata={"format": "pt"})
     assert main(llava(folders, f"training.precision={precision}")) == 0
-    said = f"{folders / 'llava'}: its weights are fp16, which training.precision=bf16 rounds" in caplog.text
+    said = f"{folders / 'llava'}: weights of it are fp16, which training.precision=bf16 rounds" in caplog.text
     assert said == (precision == "bf16")
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipeline.conversations.chat_templates import CHAT_TEMPLATES
-from data_pipeline.conversations.form_recognition import named_form, processor_template
+from data_pipeline.conversations.form_recognition import named_form, processor_template, unlike_form
 from data_pipeline.conversations.rendering import Renderer
 from tests.unit.data_pipeline.conversations.llava_hf_templates import CHATML, LLAVA_HF_TEMPLATES, VICUNA
 from tests.unit.data_pipeline.family_tokenizers import KINDS, family_tokenizer
@@ -28,6 +28,28 @@ def test_published_templates(name, kind):
 
 def test_white_space_does_not_matter():
     assert named_form(family_tokenizer(KINDS[0]), CHATML.replace("'<|im_end|>'", r"'<|im_end|>' + '\n'")) == "chatml"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "unlike"),
+    [
+        ("You are a helpful assistant.", r"\n", []),
+        ("Be short.", r"\n", ["system message"]),
+        ("You are a helpful assistant.", "", ["spaces or line feeds"]),
+    ],
+)
+def test_what_a_recognised_template_writes_otherwise(start, end, unlike):
+    template = (
+        f"{{{{ '<|im_start|>system\\n{start}<|im_end|>\\n' }}}}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}"
+        "{% for p in m.content %}{{ '<image>\\n' if p.type == 'image' else p.text }}{% endfor %}"
+        f"{{{{ '<|im_end|>{end}' }}}}{{% endfor %}}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    tokenizer = family_tokenizer(KINDS[0])
+    assert named_form(tokenizer, template) == "chatml"
+    assert unlike_form(tokenizer, template, "chatml") == unlike
+    assert unlike_form(tokenizer, VICUNA, "vicuna") == ["system message", "end of an answer"]
 
 
 def test_named_forms_are_themselves():
