@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -224,8 +225,15 @@ def test_other_settings_are_refused(prepare, open_sources, llava_folder, tmp_pat
         prepare(tmp_path / "out", samples_per_shard=8)
 
 
-def test_settings_of_two_that_begin_at_once(tmp_path):
+def no_links(*_):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_settings_of_two_that_begin_at_once(tmp_path, monkeypatch, links):
     """One of them may go on, whichever it is; the plan is that one's, from the moment it is there."""
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
     passed = context.RawArray("b", 4 * 25)
@@ -251,6 +259,15 @@ def test_settings_of_two_that_begin_at_once(tmp_path):
         plan = json.loads((tmp_path / str(attempt) / "plan.json").read_text())
         assert plan["samples_per_shard"] == winners[0]
         assert os.listdir(tmp_path / str(attempt) / "parts") == []
+
+
+def test_the_lock_of_a_killed_process_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr("data_pipeline.preparation.written_aside._LONGEST_WAIT", 0)
+    (tmp_path / "parts" / "plan.json.lock").mkdir(parents=True)
+    with pytest.raises(OSError, match=rf"{tmp_path}/parts/plan\.json\.lock: left by a process that was killed; remove"):
+        UnfinishedFolder(folder=tmp_path, shards=[], settings={}).begin()
+    assert os.listdir(tmp_path / "parts") == ["plan.json.lock"]
 
 
 def test_finished_without_a_key_is_refused_by_its_name(prepare, tmp_path):
