@@ -1,7 +1,7 @@
 """Reads the header of an image file and refuses, before any pixel is decoded, what could exhaust memory or time.
 
 Reasons of the errors: ``empty image``, ``not an image``, ``truncated image``, ``too many pixels``, ``too elongated``,
-``too many scans``.
+``too many scans``, ``not enough memory``.
 """
 
 import io
@@ -64,6 +64,9 @@ def open_image(data: bytes, name: str, max_image_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise SampleError("too many pixels", f"image {name}: {error}") from error
+    except MemoryError as error:
+        message = f"image {name}: what its header asks for does not fit into memory ({len(data)} bytes)"
+        raise SampleError("not enough memory", message) from error
     except Exception as error:  # damaged headers make Pillow's parsers raise almost anything
         if _webp_is_cut(data):
             raise SampleError("truncated image", f"image {name}: ends after {len(data)} bytes") from error

@@ -124,8 +124,13 @@ def _opened(file: Path) -> BinaryIO:
 def _unpacked(file: Path) -> BinaryIO:
     try:
         temporary = tempfile.TemporaryFile()  # noqa: SIM115 (stays open for pread)
+        folder = tempfile.gettempdir()
+        spare = shutil.disk_usage(folder).free // 10
         with gzip.open(file) as stream:
-            shutil.copyfileobj(stream, temporary, 1 << 20)
+            while block := stream.read(1 << 20):
+                temporary.write(block)
+                if shutil.disk_usage(folder).free < spare:  # a few MB can unpack to more than any disk holds
+                    raise OSError(ENOSPC, "it takes more than nine tenths of what was free")
         temporary.seek(0)  # which also writes what is left in the buffer
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{file}: not a whole gzip file ({error})") from error

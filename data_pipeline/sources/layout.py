@@ -53,7 +53,7 @@ def _exists(folder: Path, pattern: str) -> bool:
 
 
 def find_image(folder: Path, value: Any, key: str, suffixes: Sequence[str] = ()) -> ImageFile | ImageBytes:
-    """The image at a path of a data set, which is relative to ``folder``, or in a ``data:`` URI.
+    """The image at a path of a data set, which is relative to ``folder`` or lies in it, or in a ``data:`` URI.
 
     Args:
         folder: the image folder.
@@ -70,8 +70,11 @@ def find_image(folder: Path, value: Any, key: str, suffixes: Sequence[str] = ())
         return ImageBytes(name=f"in key {key}", data=_data_of_uri(value, key))
     # Judged by the text of the path: image folders are often links to other disks, which is the user's choice.
     relative = os.path.normpath(value)
-    if os.path.isabs(relative) or relative.split(os.sep)[0] == "..":
-        raise SampleError("bad image path", f"key {key}: {shown(value)} leaves the image folder {folder}")
+    if os.path.isabs(relative):
+        relative = os.path.relpath(relative, os.path.abspath(folder))
+    if (first := relative.split(os.sep)[0]) in (os.curdir, os.pardir):
+        wrong = "leaves the image folder" if first == os.pardir else "is the image folder"
+        raise SampleError("bad image path", f"key {key}: {shown(value)} {wrong} {folder}")
     path = folder / relative
     try:
         for candidate in (path, *(path.with_suffix(suffix) for suffix in suffixes)):

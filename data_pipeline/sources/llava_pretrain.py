@@ -7,6 +7,8 @@ from data_pipeline.sources.layout import choose_annotations
 from data_pipeline.sources.llava_json import LlavaRecords
 
 PUBLISHED = 558_128
+_HELD = ("[0-9]" * 5, "*.jpg")
+"""What an image folder holds."""
 FILE = "blip_laion_cc_sbu_558k.json"
 
 
@@ -22,5 +24,5 @@ class LlavaPretrain(LlavaRecords):
     def open(cls, folder: Path, *, images: str | None = None, name: str = "llava_pretrain") -> Source:
         """Open the data set's folder; ``images`` is where ``00453/`` and so on lie, if elsewhere."""
         file = folder / choose_annotations(folder, [FILE], None)
-        beside = not (folder / "images").is_dir() and any(folder.glob("[0-9]" * 5))
-        return cls(file, folder / (images or ("." if beside else "images")), name, PUBLISHED)
+        found = (place for place in ("images", ".") if any(any((folder / place).glob(held)) for held in _HELD))
+        return cls(file, folder / (images or next(found, "images")), name, PUBLISHED)

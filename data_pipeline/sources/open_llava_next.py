@@ -6,7 +6,6 @@ from data_pipeline.sources.base import Source
 from data_pipeline.sources.layout import choose_annotations
 from data_pipeline.sources.sharegpt4v import ShareGpt4V
 
-PUBLISHED = 1_021_740
 FILES = [f"{folder}open-llava-next_instruct_mix1M.json" for folder in ("open-llava-next/", "")]
 
 
@@ -18,10 +17,10 @@ class OpenLlavaNext(ShareGpt4V):
     ``ai2d/images``, ``chatqa/train/png`` (so spelled), ``docvqa/train/documents``, ``dvqa/images``, ``geoqa+/images``,
     ``synthdog-en/images``. OCR-VQA's images are found under other suffixes, as in ``sharegpt4v``.
 
-    Count: 1,021,740, not checked against the file. Prompts: as published.
+    Count: the authors' page says "1M" and no exact number. Prompts: as published.
     """
 
     @classmethod
     def open(cls, folder: Path, *, file: str | None = None, images: str = ".", name: str = "open_llava_next") -> Source:
         """Open the folder ``data`` of Open-LLaVA-NeXT; options as for ``sharegpt4v``."""
-        return cls(folder / choose_annotations(folder, FILES, file), folder / images, name, PUBLISHED)
+        return cls(folder / choose_annotations(folder, FILES, file), folder / images, name)

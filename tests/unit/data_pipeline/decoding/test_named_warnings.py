@@ -90,3 +90,13 @@ def test_an_image_that_finds_no_memory_is_named(decode, format, image_bytes, mon
     with pytest.raises(SampleError, match=r"image a/b: 60x40 pixels do not fit into memory") as error:
         decode(image_bytes(40, 60, format), "a/b", LIMIT)
     assert error.value.reason == "not enough memory"
+
+
+def test_a_header_that_finds_no_memory_is_named(image_bytes, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(SampleError, match=r"image a/b: what its header asks for does not fit into memory") as error:
+        probe(image_bytes(40, 60), "a/b", LIMIT)
+    assert error.value.reason == "not enough memory"

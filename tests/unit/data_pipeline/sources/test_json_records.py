@@ -1,4 +1,3 @@
-import errno
 import gzip
 import json
 import multiprocessing
@@ -178,14 +177,15 @@ def test_a_broken_gzip_file_is_named(tmp_path):
 
 
 def test_a_gzip_file_without_room_to_unpack(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(shutil, "copyfileobj", full)
+    """Refused while something is left for others; the packed file is a small one."""
+    usage = shutil.disk_usage(tmp_path)
+    free = iter(range(1000, -100, -100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
     with pytest.raises(
-        ValueError, match=r"a\.json\.gz: cannot be unpacked \(No space left on device; set TMPDIR to a "
+        ValueError, match=r"a\.json\.gz: cannot be unpacked \(it takes more than nine .*; set TMPDIR to a folder"
     ):
-        scan(tmp_path / "a.json.gz", gzip.compress(b"[]"))
+        scan(tmp_path / "a.json.gz", gzip.compress(b"[" + b" " * (20 << 20) + b"]"))
+    assert next(free, None) is None
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])

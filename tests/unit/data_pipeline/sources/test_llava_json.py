@@ -2,12 +2,14 @@ import base64
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import SampleError
 from data_pipeline.sample import MAX_IMAGE_BYTES, BadSample, ImageFile, Sample, sample_key
 from data_pipeline.sources.base import number_duplicates
+from data_pipeline.sources.layout import find_image
 from data_pipeline.sources.llava_json import LlavaJson
 
 TALK = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hi."}]
@@ -56,6 +58,7 @@ BAD = {
     "missing image": ({"image": "c.jpg"}, "missing image", "key image: 'c.jpg' is not a file in {folder}/images"),
     "escaping image": ({"image": "sub/../../secret.jpg"}, "bad image path", "secret.jpg' leaves the image folder"),
     "absolute image": ({"image": "/etc/passwd"}, "bad image path", "leaves the image folder {folder}/images"),
+    "the image folder": ({"image": "sub/.."}, "bad image path", "'sub/..' is the image folder {folder}/images"),
     "image is a folder": ({"image": "sub"}, "missing image", "key image: 'sub' is not a file"),
     "image is a number": ({"image": 3}, "bad image path", "expected a path or a list of paths, not 3"),
     "image is empty": ({"image": [""]}, "bad image path", "expected a path or a list of paths, not ''"),
@@ -117,6 +120,16 @@ def test_bad_sample_names_file_id_key_and_value(name, folder):
     assert bad.reason == reason
     assert bad.message.startswith(f"{folder}/data.json: sample 'x7' (entry 1): ")
     assert message.format(folder=folder) in bad.message
+
+
+def test_an_absolute_path_in_the_image_folder(folder, monkeypatch):
+    """Also where the image folder is named by a relative path."""
+    monkeypatch.chdir(folder)
+    for images in (folder / "images", Path("images"), Path(".")):
+        image = find_image(images, str(folder / "images/sub/b.jpg"), "image")
+        assert image.path.samefile(folder / "images/sub/b.jpg")
+    with pytest.raises(SampleError, match=r"'sub/\.\.' is the image folder"):
+        find_image(Path("."), "sub/..", "image", [".png"])
 
 
 def test_a_sample_without_an_id_is_named_by_its_place(folder):
