@@ -100,7 +100,7 @@ def _report(args: argparse.Namespace, config: RunConfig, manifest: "Manifest") -
     from data_pipeline.loading.planning import StepPlanner
 
     planner = StepPlanner(
-        # What is too long is counted here, whatever training does about it.
+        # What cannot be trained on is counted here, whatever training does about it.
         replace(
             config.data,
             max_sequence_length=args.max_sequence_length or config.data.max_sequence_length,
@@ -110,6 +110,7 @@ def _report(args: argparse.Namespace, config: RunConfig, manifest: "Manifest") -
         manifest,
         global_batch_size=args.global_batch_size or config.training.global_batch_size,
         data_parallel_size=1,
+        global_views=config.model.vision_sampler.global_views,
     )
     options = ReportOptions(
         geometry=config.model.image,

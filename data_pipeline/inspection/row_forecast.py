@@ -25,8 +25,8 @@ class RowForecast:
     """int64 [R], expected after compression."""
     budget: int
     """Tokens that a row may be expected to hold."""
-    too_long: int
-    """Samples of these steps that no row can hold."""
+    unusable: int
+    """Samples of these steps that are longer than a row, or have an image without a visual token."""
 
     @property
     def fill(self) -> NDArray[np.float64]:
@@ -57,5 +57,5 @@ def forecast_rows(planner: StepPlanner, kept_ratio: float, max_steps: int = 200)
         samples_per_row=np.array([len(row) for plan in plans for row in plan.rows], dtype=np.int64),
         tokens_per_row=np.array([tokens for plan in plans for tokens in plan.expected], dtype=np.int64),
         budget=planner.budget,
-        too_long=sum(len(plan.unusable) for plan in plans),
+        unusable=sum(len(plan.unusable) for plan in plans),
     )

@@ -66,7 +66,8 @@ def forecast_line(forecast: RowForecast) -> str:
         )
     else:
         line += "no rows"
-    return line + (f"; too long for a row: {forecast.too_long:,}" if forecast.too_long else "")
+    why = "left out, as too long for a row or with an image that has no visual token"
+    return line + (f"; {why}: {forecast.unusable:,}" if forecast.unusable else "")
 
 
 def share(part: int, whole: int) -> str:

@@ -104,6 +104,11 @@ class VisionSamplerConfig:
     balance_weights: list[float] | None = None
     """Penalty w_i of each scale (Eq. 10), in the order of ``scales``; they sum to the number of scales. Null: all 1."""
 
+    @property
+    def global_views(self) -> bool:
+        """Whether the language model reads the tokens of global views."""
+        return not (self.enabled and self.global_view == "drop")
+
 
 @dataclass(kw_only=True)
 class TextSamplerConfig:

@@ -128,7 +128,6 @@ class Trainer:
     def _loader(self) -> StepLoader | None:
         if not StepFeeder.reads_data():
             return None
-        sampler = self.config.model.vision_sampler
         return StepLoader(
             self.config.data,
             self.config.model.image,
@@ -137,7 +136,7 @@ class Trainer:
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
             state=loader_state(self.state.loader),
             device=self.device,
-            global_views=not (sampler.enabled and sampler.global_view == "drop"),
+            global_views=self.config.model.vision_sampler.global_views,
             cost=sample_cost(self.config.model, freeze=self.config.optimizer.freeze, seed=self.config.training.seed),
         )
 

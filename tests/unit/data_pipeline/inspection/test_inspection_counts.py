@@ -167,11 +167,14 @@ def test_forecast(two_sources, small_geometry):
     forecast = forecast_rows(planner(manifest, small_geometry, budget, batch=31), KEPT)
     fits = lengths.before <= budget
     assert forecast.steps == forecast.steps_per_epoch == 1
-    assert forecast.too_long == (~fits).sum() > 0
+    assert forecast.unusable == (~fits).sum() > 0
     assert forecast.samples_per_row.sum() == fits.sum()
     assert forecast.tokens_per_row.sum() == lengths.after[fits].sum()
     assert forecast.fill.max() <= 1
-    assert f"too long for a row: {forecast.too_long}" in forecast_line(forecast)
+    assert (
+        f"left out, as too long for a row or with an image that has no visual token: {forecast.unusable}"
+        in forecast_line(forecast)
+    )
 
 
 def test_forecast_of_some_steps(two_sources, small_geometry):
