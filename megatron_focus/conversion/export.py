@@ -48,7 +48,7 @@ def write_release(
         facts: the model's dimensions, samplers and ids.
         tokenizer_folder: a Hugging Face tokenizer with ``<image>`` and a pad token.
         out_dir: folder to create; it must not exist.
-        layout: one of ``FORMATS``; ``llava-next`` is for the own class of transformers 4 and 5, and needs both samplers
+        layout: one of ``FORMATS``; ``llava-next`` is for transformers' own class (4.57 and 5), and needs both samplers
             off.
         dtype: type of the weights in the release; each keeps the type it is stored in if not given.
         max_shard_size: largest weight file, such as ``5GB``.

@@ -27,7 +27,7 @@ LLAVA_NEXT: Rules = (
     ("multi_modal_projector.", "model.multi_modal_projector."),
     ("image_newline", "model.image_newline"),
 )
-"""LLaVA-NeXT in the layout of ``llava-hf``, which transformers 4 and 5 read."""
+"""LLaVA-NeXT in the layout of ``llava-hf``, which transformers 4.57 and 5 read."""
 
 ANY_LLAVA_NEXT: Rules = (
     *LLAVA_NEXT,
