@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from html.parser import HTMLParser
 
@@ -8,6 +9,8 @@ from data_pipeline.conversations.rendering import Renderer
 from data_pipeline.conversations.tokenizer import train_tokenizer
 from data_pipeline.dataset.manifest import Manifest
 from data_pipeline.dataset.shard_reader import ShardReader
+from data_pipeline.inspection.row_forecast import forecast_rows
+from data_pipeline.inspection.tables import forecast_line
 from data_pipeline.inspection.token_spans import Role, token_spans
 from data_pipeline.preparation.prepare import prepare
 from data_pipeline.sources.llava_json import LlavaJson
@@ -131,6 +134,29 @@ def test_prints_the_counts(page, capsys):
     output = capsys.readouterr().out
     assert "left out of small: 1 × missing image\nchanged in small: 1 × sample_id\n" in output
     assert "31 samples of 2 sources" in output and "5 steps in an epoch" in output and "rows of 2,000 tokens" in output
+
+
+@pytest.mark.parametrize("global_view", ["compress", "drop"])
+def test_rows_are_planned_as_training_does(two_sources, tmp_path, capsys, monkeypatch, global_view):
+    """No cell of a ribbon's tiles shows it, so it has no token where the global view has none."""
+    load = Manifest.load
+
+    def with_a_ribbon(folder):
+        manifest = load(folder)
+        heights, widths = manifest.heights.copy(), manifest.widths.copy()
+        heights[0], widths[0] = 7, 900
+        return dataclasses.replace(manifest, heights=heights, widths=widths)
+
+    monkeypatch.setattr(Manifest, "load", with_a_ribbon)
+
+    def forecast(_, planner, *__, **___):
+        print(forecast_line(forecast_rows(planner, 1.0)))
+
+    monkeypatch.setattr("data_pipeline.inspection.report.write_report", forecast)
+    (tmp_path / "run.yaml").write_text(f"model: {{vision_sampler: {{global_view: {global_view}}}}}")
+    assert main([str(two_sources), "--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert ("or with an image that has no visual token: " in said) == (global_view == "drop")
 
 
 def test_refuses_another_tokenizer(two_sources, tmp_path, capsys):
