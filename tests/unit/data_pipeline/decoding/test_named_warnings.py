@@ -3,17 +3,24 @@
 import struct
 import threading
 import warnings
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from data_pipeline.decoding import cpu, pillow
+from data_pipeline.decoding import named_warnings as naming
 from data_pipeline.decoding.named_warnings import named_warnings
 from data_pipeline.decoding.probe import MAX_IMAGE_PIXELS, probe
 from data_pipeline.errors import SampleError
 from tests.pictures import encoded
 
 LIMIT = 100_000_000
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_warned_of(monkeypatch):
+    monkeypatch.setattr(naming, "_given", Counter())
 
 
 def with_exif(data, exif):
@@ -49,6 +56,18 @@ def test_every_image_is_named_and_other_warnings_are_left_alone(recwarn):
     assert [str(warning.message) for warning in recwarn] == ["image a: odd", "image b: odd", "other"]
 
 
+def test_only_the_first_images_of_a_kind_are_named(recwarn):
+    """However many a data set has, and whatever their names are; another kind is counted by itself."""
+    for number in range(1000):
+        with named_warnings(f"{number}"):
+            warnings.warn(f"odd {number}", UserWarning, stacklevel=1)
+    with named_warnings("a"):
+        warnings.warn("rare", UserWarning, stacklevel=1)
+    told = [str(warning.message) for warning in recwarn]
+    last = "image 2: odd 2 (the next images with this warning are not named)"
+    assert told == ["image 0: odd 0", "image 1: odd 1", last, "image a: rare"]
+
+
 def test_an_error_keeps_the_warnings_before_it():
     with (
         pytest.warns(UserWarning, match="image a: odd"),
@@ -59,7 +78,8 @@ def test_an_error_keeps_the_warnings_before_it():
         raise SampleError("damaged image", "broken")
 
 
-def test_threads_do_not_mix_their_names():
+def test_threads_do_not_mix_their_names(monkeypatch):
+    monkeypatch.setattr(naming, "_NAMED", 1000)
     before = warnings.showwarning, list(warnings.filters)
 
     def work(number):
@@ -75,6 +95,7 @@ def test_threads_do_not_mix_their_names():
         for thread in threads:
             thread.join()
     told = [str(warning.message).split(": of ") for warning in caught]
+    assert len(told) == 800
     assert all(name == f"image {number}" for name, number in told)
     assert (warnings.showwarning, list(warnings.filters)) == before
 
