@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.image_utils import load_image
+
+from megatron_focus.program import run_program
 
 EXAMPLES = """\
 examples:
@@ -34,6 +32,9 @@ class Release:
     """A released model with its processor."""
 
     def __init__(self, folder: Path):
+        import torch  # after the command line is parsed, as it takes seconds
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
         self.model = model.to(self.device).eval()
@@ -103,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--image goes with --question, --output with --data")
     release = Release(options.release)
     if options.question is not None:
+        from transformers.image_utils import load_image  # slow, as above
+
         image = load_image(str(options.image)) if options.image else None
         print(release.answer(release.inputs(image, [[("user", options.question)]]))[0])
         return 0
@@ -117,4 +120,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

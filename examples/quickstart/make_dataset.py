@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.conversations.chat_templates import IMAGE_TOKEN, SYSTEM_MESSAGES
-from data_pipeline.conversations.rendering import Renderer
-from data_pipeline.conversations.tokenizer import train_tokenizer
-from data_pipeline.preparation.prepare import prepare
-from data_pipeline.sources.llava_json import LlavaJson
+from megatron_focus.program import run_program
 
 QUESTIONS = Path(__file__).with_name("questions.json")
 VOCAB_SIZE = 768
@@ -50,6 +47,12 @@ def make_dataset(out: Path) -> dict[str, Any]:
     Raises:
         ValueError: ``out`` has shards already, or a photograph is missing.
     """
+    # After the command line is parsed: these import torch, which takes seconds.
+    from data_pipeline.conversations.rendering import Renderer
+    from data_pipeline.conversations.tokenizer import train_tokenizer
+    from data_pipeline.preparation.prepare import prepare
+    from data_pipeline.sources.llava_json import LlavaJson
+
     if (out / "shards").exists():
         raise ValueError(f"{out / 'shards'}: exists already; choose another folder or remove it")
     rows = json.loads(QUESTIONS.read_text(encoding="utf-8"))
@@ -82,4 +85,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -1,15 +1,16 @@
 """Draws what the two samplers do to one picture for some questions: scales of the windows, and the tokens kept."""
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 
 from examples.quickstart.ask import Release
-from megatron_focus.inference.image_source import open_picture
-from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture
+from megatron_focus.program import run_program
+
+if TYPE_CHECKING:
+    from megatron_focus.inference.selection_picture import AnsweredQuestion
 
 EXAMPLE = """\
 example:
@@ -18,11 +19,15 @@ example:
 """
 
 
-@torch.no_grad()
-def ask_and_draw(release: Release, picture: Image.Image, questions: list[str], out: Path) -> list[AnsweredQuestion]:
+def ask_and_draw(release: Release, picture: Image.Image, questions: list[str], out: Path) -> "list[AnsweredQuestion]":
     """Ask a release, and draw what its samplers chose for each question."""
+    import torch  # after the command line is parsed, as below: it takes seconds
+
+    from megatron_focus.inference.selection_picture import AnsweredQuestion, draw_picture
+
     inputs = release.inputs(picture, [[("user", question)] for question in questions])
-    selections = release.model(**inputs, output_selection=True, logits_to_keep=1).selection
+    with torch.no_grad():
+        selections = release.model(**inputs, output_selection=True, logits_to_keep=1).selection
     answers = release.answer(inputs)
     asked = [AnsweredQuestion(*fields) for fields in zip(questions, answers, selections, strict=True)]
     draw_picture(picture, asked, out)
@@ -42,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--question", nargs="+", required=True, help="questions about it; two fit well")
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     options = parser.parse_args(arguments)
+    from megatron_focus.inference.image_source import open_picture
+
     picture = open_picture(str(options.image))
     asked = ask_and_draw(Release(options.release), picture, options.question, options.output)
     for answered in asked:
@@ -51,4 +58,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from megatron_focus.program import run_program
 
 EXAMPLE = "example: python -m examples.quickstart.summary --tensorboard quickstart/tensorboard --answers answers.json"
 WINDOW = 10
@@ -14,6 +13,9 @@ WINDOW = 10
 
 def series(folder: Path) -> dict[str, list[float]]:
     """Every scalar of a TensorBoard folder, in the order of its steps."""
+    # After the command line is parsed, as it takes seconds.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -59,4 +61,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 from random import Random
 
-from data_pipeline.conversations.tokenizer import train_tokenizer
 from data_pipeline.sample import Sample
 from data_pipeline.sources.base import Source
-from data_pipeline.sources.registry import open_source
 from examples.sample_sets.llava_sets import (
     write_allava_vflan,
     write_llava_json,
@@ -19,6 +17,7 @@ from examples.sample_sets.llava_sets import (
 )
 from examples.sample_sets.parquet_sets import write_parquet, write_synthdog_en
 from examples.sample_sets.question_sets import write_ai2d, write_chartqa, write_docvqa, write_dvqa, write_geoqa_plus
+from megatron_focus.program import run_program
 
 WRITERS = {
     "llava_json": write_llava_json,
@@ -58,6 +57,8 @@ def make(output: Path) -> dict[str, str]:
 
 def make_tokenizer(sources: list[Source], folder: Path) -> None:
     """Train a small tokenizer in Llama-3's form on the texts of the data sets."""
+    from data_pipeline.conversations.tokenizer import train_tokenizer  # transformers, which takes seconds
+
     samples = (sample for source in sources for sample in source if isinstance(sample, Sample))
     train_tokenizer([turn.text for sample in samples for turn in sample.turns], VOCAB_SIZE, folder)
 
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write the data sets' folders to")
     options = parser.parse_args(arguments)
     try:
+        from data_pipeline.sources.registry import open_source  # after parsing, as above
+
         sources = [open_source(spec) for spec in make(options.output).values()]
         make_tokenizer(sources, options.output / "tokenizer")
     except (ValueError, OSError) as error:
@@ -78,4 +81,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

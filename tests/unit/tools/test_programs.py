@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 TOOLS = sorted(f"tools.{path.stem}" for path in (ROOT / "tools").glob("[a-z]*.py"))
-PROGRAMS = [*TOOLS, "megatron_focus.train", "examples.demo"]
+QUICKSTART = [f"examples.quickstart.{name}" for name in ("ask", "make_dataset", "picture", "summary")]
+PROGRAMS = [*TOOLS, *QUICKSTART, "examples.sample_sets.make", "megatron_focus.train", "examples.demo"]
 SLOW = ("torch", "megatron.core", "transformers", "gradio", "matplotlib")
 """Libraries that take longer to import than a user waits for a line of help."""
 
