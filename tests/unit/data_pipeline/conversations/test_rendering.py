@@ -36,7 +36,7 @@ def llava(*values):
 
 
 def conversation(*texts, images=1):
-    return parse_conversation(llava(*texts), images).turns
+    return parse_conversation(llava(*texts), images, text_only=not images).turns
 
 
 def apply(tokenizer, template, texts, **options):
