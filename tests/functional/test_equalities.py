@@ -187,7 +187,7 @@ def batch_balance_gradient():
 def test_the_balance_gradient_of_a_batch_is_that_of_the_loss_as_written():
     for added, wanted in run_ranks(batch_balance_gradient, 1)[0]:
         assert wanted.norm() > 1e-3
-        assert (added - wanted).norm() < 1e-5 * wanted.norm()  # a difference of float32; 1e-6 was seen
+        assert (added - wanted).norm() < 1e-5 * wanted.norm()  # a difference of float32; 2e-7 was seen
 
 
 def test_a_wrong_number_of_placeholders_is_refused():
